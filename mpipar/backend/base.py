@@ -1,0 +1,157 @@
+"""What an array library must offer to carry mpipar: the names that everything above uses as `xp`.
+
+Arrays carry their own operators, `shape`, `ndim`, `size`, `dtype`, `reshape`, `transpose`, indexing with
+slices, and in-place updates of the arrays that a function made itself. All else goes through these
+names. No function copies between host and device but `from_host`, `to_host` and `item`.
+Functions never change their arguments, except those whose name or text says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+Array: TypeAlias = Any  # an array of whichever library carries this rank
+DType: TypeAlias = Any  # a name ("float32") or that library's dtype
+Shape: TypeAlias = tuple[int, ...]
+
+
+class Backend(Protocol):
+    """The contract. Shapes are written (…, C); N is a number of rows."""
+
+    name: str
+
+    # the border to the host
+    def from_host(self, value: Any, dtype: DType | None = None) -> Array: ...
+    def from_bytes(self, data: bytes, shape: Shape) -> Array:
+        """int64 array of byte values."""
+
+    def to_host(self, x: Array) -> Any:
+        """A NumPy array of one's own."""
+
+    def item(self, x: Array) -> Any:
+        """The Python number in an array of one element."""
+
+    def text(self, x: Array) -> str:
+        """A few of the numbers, for a person."""
+
+    # dtypes
+    def dtype(self, name: DType) -> Any: ...
+    def cast(self, x: Array, dtype: DType) -> Array:
+        """`x` itself where it has that dtype already."""
+
+    def is_floating(self, x: Array) -> bool: ...
+    def widen(self, x: Array) -> Array:
+        """float32 of a 16-bit array; `x` itself otherwise: what one computes with."""
+
+    # making and joining
+    def empty(self, shape: Shape, dtype: DType) -> Array: ...
+    def zeros(self, shape: Shape, dtype: DType) -> Array: ...
+    def full(self, shape: Shape, value: float, dtype: DType) -> Array: ...
+    def arange(self, start: int, stop: int, dtype: DType = "int64") -> Array: ...
+    def copy(self, x: Array) -> Array: ...
+    def contiguous(self, x: Array) -> Array:
+        """In C order; 0-d stays 0-d; `x` itself where it is already."""
+
+    def wire(self, x: Array) -> Any:
+        """The bytes of a contiguous array as a flat buffer that MPI can read and write."""
+
+    def concatenate(self, pieces: Sequence[Array], dim: int) -> Array: ...
+    def broadcast_to(self, x: Array, shape: Shape) -> Array: ...
+    def as_array(self, x: Any) -> Array:
+        """A 0-d array of a scalar that the library returned; arrays as they are."""
+
+    def add_into(self, out: Array, x: Array) -> None:
+        """``out += x`` in the dtype of `out`."""
+
+    def scale_into(self, out: Array, factor: Array) -> None:
+        """``out *= factor``, a 0-d array, in the dtype of `out`."""
+
+    def fill(self, out: Array, value: float) -> None: ...
+    def copy_into(self, out: Array, x: Array) -> None: ...
+
+    # element by element, and reductions (over dims; all of them where None)
+    def exp(self, x: Array) -> Array: ...
+    def log(self, x: Array) -> Array: ...
+    def sqrt(self, x: Array) -> Array: ...
+    def tanh(self, x: Array) -> Array: ...
+    def absolute(self, x: Array) -> Array: ...
+    def maximum(self, x: Array, y: Array | float) -> Array: ...
+    def minimum(self, x: Array, y: Array | float) -> Array: ...
+    def where(self, condition: Array, x: Array | float, y: Array | float) -> Array: ...
+    def sum(self, x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array: ...
+    def max(self, x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array:
+        """-inf over nothing."""
+
+    def square_sum(self, x: Array) -> Array:
+        """Σ x² as a 0-d array, accumulated in float64."""
+
+    def matmul(self, a: Array, b: Array) -> Array: ...
+
+    # kernels of networks
+    def sigmoid(self, x: Array) -> Array: ...
+    def gelu(self, x: Array) -> Array:
+        """The tanh form: ½x(1 + tanh(√(2/π)(x + 0.044715x³))). Hendrycks & Gimpel 2016."""
+
+    def gelu_vjp(self, g: Array, x: Array) -> Array: ...
+    def softmax(self, x: Array, dim: int) -> Array: ...
+    def softmax_vjp(self, g: Array, y: Array, dim: int) -> Array: ...
+    def layer_norm(self, x: Array, gain: Array, bias: Array, eps: float) -> tuple[Array, Any]:
+        """(…, C), (C,), (C,) → (…, C) and what the vjp needs. Ba, Kiros & Hinton 2016."""
+
+    def layer_norm_vjp(self, g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, Array, Array]: ...
+    def take_rows(self, table: Array, rows: Array, first: int) -> Array:
+        """``table[rows - first]``; a zero row where that is outside the table. (V, C), (…) → (…, C)."""
+
+    def put_rows(self, g: Array, rows: Array, first: int, count: int) -> Array:
+        """The transpose of `take_rows`: sums the rows of g into (count, C)."""
+
+    def attention(self, q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple[Array, Array]:
+        """softmax(scale·qkᵀ)v for (B, T, H, D), blocked over queries; and the log-sum-exp (B, H, T)."""
+
+    def attention_vjp(
+        self, g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool
+    ) -> tuple[Array, Array, Array]: ...
+    def exp_sum(self, z: Array, top: Array) -> Array:
+        """Σ exp(z - top) of each row: (N, V), (N,) → (N,)."""
+
+    def pick(self, x: Array, columns: Array, first: int) -> Array:
+        """x[i, columns[i] - first]; 0 where that is outside. (N, V), (N,) → (N,)."""
+
+    def softmax_minus_hot(self, z: Array, lse: Array, columns: Array, first: int, scale: Array) -> Array:
+        """(exp(z - lse) - onehot(columns - first)) · scale, row by row: (N, V), (N,), (N,), (N,) → (N, V)."""
+
+    # counter-based bits (see mpipar/random.py)
+    def uniform(self, key: int, index: Sequence[Array], dtype: DType) -> Array:
+        """In (0, 1), a function of the key and of the global index of each element."""
+
+    def keep_mask(self, key: int, index: Sequence[Array], p: float, dtype: DType) -> Array:
+        """Dropout's factor: 0 with probability p, else 1 / (1 - p)."""
+
+    def normal(self, key: int, index: Sequence[Array], dtype: DType) -> Array: ...
+
+    # optimizers: update `param` and the state in place
+    def sgd(
+        self,
+        param: Array,
+        grad: Array,
+        velocity: Array | None,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+    ) -> None: ...
+    def adam(
+        self,
+        param: Array,
+        grad: Array,
+        m: Array,
+        v: Array,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None: ...

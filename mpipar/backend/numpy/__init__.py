@@ -1,0 +1,73 @@
+"""Arrays in the memory of a CPU rank: NumPy. The reference for every other backend.
+
+The module itself is the backend: its names are those of `backend.base.Backend`.
+"""
+
+from __future__ import annotations
+
+from mpipar.backend.numpy.arrays import (
+    absolute,
+    add_into,
+    arange,
+    as_array,
+    broadcast_to,
+    cast,
+    concatenate,
+    contiguous,
+    copy,
+    copy_into,
+    dtype,
+    empty,
+    exp,
+    fill,
+    from_bytes,
+    from_host,
+    full,
+    is_floating,
+    item,
+    log,
+    matmul,
+    max,
+    maximum,
+    minimum,
+    scale_into,
+    sqrt,
+    square_sum,
+    sum,
+    tanh,
+    text,
+    to_host,
+    where,
+    widen,
+    wire,
+    zeros,
+)
+from mpipar.backend.numpy.attend import attention, attention_vjp
+from mpipar.backend.numpy.bits import keep_mask, normal, uniform
+from mpipar.backend.numpy.kernels import (
+    exp_sum,
+    gelu,
+    gelu_vjp,
+    layer_norm,
+    layer_norm_vjp,
+    pick,
+    put_rows,
+    sigmoid,
+    softmax,
+    softmax_minus_hot,
+    softmax_vjp,
+    take_rows,
+)
+from mpipar.backend.numpy.updates import adam, sgd
+
+name = "cpu"
+
+__all__ = [
+    "absolute", "adam", "add_into", "arange", "as_array", "attention", "attention_vjp", "broadcast_to", "cast",
+    "concatenate", "contiguous", "copy", "copy_into", "dtype", "empty", "exp", "exp_sum", "fill", "from_bytes",
+    "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm", "layer_norm_vjp", "log",
+    "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows", "scale_into", "sgd", "sigmoid",
+    "softmax",
+    "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "take_rows", "tanh", "text", "to_host", "uniform",
+    "where", "widen", "wire", "zeros",
+]  # fmt: skip

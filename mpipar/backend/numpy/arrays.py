@@ -1,0 +1,132 @@
+"""Making, joining, converting and reducing NumPy arrays, under the names of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mpipar.backend.base import Array, DType, Shape
+
+BLOCK = 1 << 15  # elements that a kernel works on at a time: temporaries stay in the cache
+SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+exp, log, sqrt, tanh, absolute = np.exp, np.log, np.sqrt, np.tanh, np.absolute
+maximum, minimum, where, matmul = np.maximum, np.minimum, np.where, np.matmul
+broadcast_to = np.broadcast_to
+
+
+def dtype(name: DType) -> Any:
+    """NumPy's dtype of a name, "bfloat16" included."""
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+
+
+def from_host(value: Any, dtype_: DType | None = None) -> Array:
+    """An array of one's own of a number, a list or an array."""
+    x = np.array(value, dtype=None if dtype_ is None else dtype(dtype_), order="C")
+    if x.dtype == object:
+        raise TypeError(f"an array of numbers is wanted, not {type(value).__name__}")
+    return x
+
+
+def from_bytes(data: bytes, shape: Shape) -> Array:
+    return np.frombuffer(data, np.uint8).reshape(shape).astype(np.int64)
+
+
+def to_host(x: Array) -> Any:
+    return np.array(x)
+
+
+def item(x: Array) -> Any:
+    return x.item()
+
+
+def text(x: Array) -> str:
+    return np.array2string(x, precision=4, threshold=8, edgeitems=2)
+
+
+def cast(x: Array, dtype_: DType) -> Array:
+    return x.astype(dtype(dtype_), copy=False)
+
+
+def is_floating(x: Array) -> bool:
+    return x.dtype.kind == "f" or x.dtype in SIXTEEN_BIT
+
+
+def widen(x: Array) -> Array:
+    return x.astype(np.float32) if x.dtype in SIXTEEN_BIT else x
+
+
+def empty(shape: Shape, dtype_: DType) -> Array:
+    return np.empty(shape, dtype(dtype_))
+
+
+def zeros(shape: Shape, dtype_: DType) -> Array:
+    return np.zeros(shape, dtype(dtype_))
+
+
+def full(shape: Shape, value: float, dtype_: DType) -> Array:
+    return np.full(shape, value, dtype(dtype_))
+
+
+def arange(start: int, stop: int, dtype_: DType = "int64") -> Array:
+    return np.arange(start, stop).astype(dtype(dtype_), copy=False)
+
+
+def copy(x: Array) -> Array:
+    return np.array(x, order="C")
+
+
+def contiguous(x: Array) -> Array:
+    return np.asarray(x, order="C")  # ascontiguousarray would make a 0-d array 1-d
+
+
+def wire(x: Array) -> Any:
+    return x.reshape(-1).view(np.uint8)
+
+
+def concatenate(pieces: Sequence[Array], dim: int) -> Array:
+    return np.concatenate(pieces, dim)
+
+
+def as_array(x: Any) -> Array:
+    return np.asarray(x)
+
+
+def add_into(out: Array, x: Array) -> None:
+    out += x
+
+
+def scale_into(out: Array, factor: Array) -> None:
+    out *= factor.astype(out.dtype)
+
+
+def fill(out: Array, value: float) -> None:
+    out.fill(value)
+
+
+def copy_into(out: Array, x: Array) -> None:
+    out[...] = x
+
+
+def sum(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array:
+    return np.sum(x, None if dims is None else tuple(dims), keepdims=keepdims)
+
+
+def max(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array:
+    lowest = -np.inf if is_floating(x) else np.iinfo(x.dtype).min
+    return np.max(x, None if dims is None else tuple(dims), keepdims=keepdims, initial=lowest)
+
+
+def square_sum(x: Array) -> Array:
+    flat = np.asarray(x, order="C").reshape(-1)
+    return np.array(np.sum([np.dot(flat[part], flat[part]) for part in blocks(flat.size)], dtype=np.float64))
+
+
+def blocks(count: int, width: int = 1) -> Iterator[slice]:
+    """Slices over `count` rows of `width` elements, about BLOCK elements each."""
+    rows = BLOCK // width if width < BLOCK else 1
+    for start in range(0, count, rows):
+        yield slice(start, min(start + rows, count))

@@ -1,0 +1,81 @@
+"""Attention blocked over queries: only BLOCK rows of the scores exist at a time, none are kept.
+
+Forward keeps the log-sum-exp of each row; backward makes the probabilities of a block again from it
+(Dao et al. 2022, FlashAttention, eq. 3-4). Under a causal mask a block sees only the keys up to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from mpipar.backend.base import Array
+
+BLOCK = 64  # queries a block
+
+
+def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple[Array, Array]:
+    (b, t, h, _), keys = q.shape, k.shape[1]
+    out = np.empty((b, t, h, v.shape[3]), q.dtype)
+    lse = np.empty((b, h, t), q.dtype)
+    for rows, seen in query_blocks(t, keys, causal):
+        scores = masked_scores(q, k, rows, seen, scale, causal)
+        top = scores.max(-1, keepdims=True, initial=-np.inf)
+        scores -= top
+        np.exp(scores, out=scores)
+        total = scores.sum(-1, keepdims=True)
+        scores /= total
+        np.matmul(scores, heads(v)[:, :, :seen], out=heads(out)[:, :, rows])
+        lse[:, :, rows] = (top + np.log(total))[..., 0]
+    return out, lse
+
+
+def attention_vjp(
+    g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool
+) -> tuple[Array, Array, Array]:
+    gq, gk, gv = np.empty(q.shape, q.dtype), np.zeros(k.shape, k.dtype), np.zeros(v.shape, v.dtype)
+    along = np.einsum("bthd,bthd->bht", g, out)[..., None]  # Σ p·dp of each row, from g and out alone
+    for rows, seen in query_blocks(q.shape[1], k.shape[1], causal):
+        p = masked_scores(q, k, rows, seen, scale, causal)
+        p -= lse[:, :, rows, None]
+        np.exp(p, out=p)
+        upper = heads(g)[:, :, rows]
+        heads(gv)[:, :, :seen] += p.swapaxes(2, 3) @ upper
+        dp = upper @ heads(v)[:, :, :seen].swapaxes(2, 3)
+        dp -= along[:, :, rows]
+        dp *= p
+        dp *= scale
+        np.matmul(dp, heads(k)[:, :, :seen], out=heads(gq)[:, :, rows])
+        heads(gk)[:, :, :seen] += dp.swapaxes(2, 3) @ heads(q)[:, :, rows]
+    return gq, gk, gv
+
+
+def query_blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[slice, int]]:
+    """Rows of queries, and how many keys they see. At least two blocks, whatever the length."""
+    size = min(BLOCK, max(1, -(-queries // 2)))
+    for start in range(0, queries, size):
+        stop = min(start + size, queries)
+        yield slice(start, stop), keys - queries + stop if causal else keys
+
+
+def masked_scores(q: Array, k: Array, rows: slice, seen: int, scale: float, causal: bool) -> Array:
+    """scale·qkᵀ of a block (B, H, rows, seen), -inf above the diagonal."""
+    scores: Array = heads(q)[:, :, rows] @ heads(k)[:, :, :seen].swapaxes(2, 3)
+    scores *= scale
+    if causal:
+        n = rows.stop - rows.start
+        scores[..., seen - n :] += above(n, scores.dtype.str)
+    return scores
+
+
+def heads(x: Array) -> Array:
+    """(B, T, H, D) seen as (B, H, T, D)."""
+    return x.transpose(0, 2, 1, 3)
+
+
+@lru_cache(maxsize=16)
+def above(n: int, dtype: str) -> Array:
+    """-inf above the diagonal, 0 elsewhere: (n, n)."""
+    return np.triu(np.full((n, n), -np.inf, dtype), 1)
