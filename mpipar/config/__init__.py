@@ -1,0 +1,8 @@
+"""The settings of a run: one frozen dataclass, the flags made from it, and its checks."""
+
+from __future__ import annotations
+
+from mpipar.config.axes import AXES, parse_axes
+from mpipar.config.train import TrainConfig, check, mesh_axes, parse
+
+__all__ = ["AXES", "TrainConfig", "check", "mesh_axes", "parse", "parse_axes"]

@@ -1,0 +1,129 @@
+"""What a training run is, from top to bottom, and everything that can be wrong with it before it starts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from mpipar.config.axes import parse_axes
+from mpipar.config.flags import check_limits, flag, read, usage
+from mpipar.errors import UsageError
+
+USED_AXES = ("dp", "tp")
+SHOWN_MESHES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The settings of train.py: each field is a flag, `--micro-batch` for `micro_batch`."""
+
+    mesh: str = flag("", "axes and their sizes, as dp=2,tp=2 (default: all ranks as dp)")
+    sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
+    data: tuple[str, ...] = flag((), "files, directories, globs (default: Python's standard library)")
+    steps: int = flag(300, "optimizer steps; 0 only validates", least=0)
+    batch: int = flag(32, "sequences a step over all ranks", least=1)
+    micro_batch: int = flag(0, "sequences a forward pass on one dp rank; 0: all of them", least=0)
+    context: int = flag(128, "bytes a sequence", least=1)
+    layers: int = flag(4, "transformer blocks", least=1)
+    heads: int = flag(6, "attention heads a block", least=1)
+    width: int = flag(192, "features of the residual stream; heads divide it", least=1)
+    dropout: float = flag(0.0, "probability of dropping a value in training", least=0, below=1)
+    dtype: str = flag("float32", "of weights and arithmetic", choices=("float32", "float64"))
+    lr: float = flag(2e-3, "learning rate at its highest", above=0)
+    warmup: int = flag(50, "steps in which the learning rate climbs", least=0)
+    schedule: str = flag("cosine", "of the learning rate after warm-up", choices=("cosine", "constant"))
+    clip: float = flag(1.0, "longest gradient, as a norm; 0: any", least=0)
+    weight_decay: float = flag(0.1, "not of norms and biases", least=0)
+    optimizer: str = flag("adamw", "what turns gradients into steps", choices=("adamw", "adam", "sgd"))
+    seed: int = flag(0, "of weights, dropout and the order of the data", least=0, below=2**63)
+    out: str = flag("", "directory of the results (default: runs/DATE-TIME)")
+    val_every: int = flag(100, "steps between validations; 0: never", least=0)
+    val_batches: int = flag(8, "batches a validation, fewer where the data is short", least=1)
+    log_every: int = flag(10, "steps between lines", least=1)
+    sample: int = flag(300, "bytes of text from the model at the end; 0: none", least=0)
+
+
+def parse(argv: Sequence[str], say: Callable[[str], object] = print) -> TrainConfig:
+    """The config that the command line says; needs no MPI. Types are checked here, values by `check`.
+
+    ``--help`` gives its text to `say` and exits with 0: pass a `say` that speaks on one rank only.
+    Raises UsageError with one message.
+    """
+    if "--help" in argv or "-h" in argv:
+        say(usage(TrainConfig, "mpirun -n RANKS python train.py"))
+        sys.exit(0)
+    return read(TrainConfig, argv)
+
+
+def mesh_axes(config: TrainConfig, ranks: int) -> dict[str, int]:
+    """The axes of the run: those of ``--mesh``, or all ranks as dp."""
+    return parse_axes(config.mesh) or {"dp": ranks}
+
+
+def check(config: TrainConfig, ranks: int) -> None:
+    """Raises UsageError for whatever is wrong on so many ranks and shows before data and mesh."""
+    check_limits(config)
+    if config.width % config.heads:
+        raise UsageError(
+            f"--width {config.width} is not divisible by --heads {config.heads}: "
+            f"write --width {nearest_multiple(config.width, config.heads)}"
+        )
+    axes = mesh_axes(config, ranks)
+    check_used(config, axes)
+    check_product(config, axes, ranks)
+    check_pieces(config, axes)
+
+
+def nearest_multiple(number: int, of: int) -> int:
+    return max(1, round(number / of)) * of
+
+
+def check_used(config: TrainConfig, axes: dict[str, int]) -> None:
+    for name, size in axes.items():
+        if size > 1 and name not in USED_AXES:
+            raise UsageError(f"--mesh {config.mesh}: train.py cuts over dp and tp only; leave {name} out")
+
+
+def check_product(config: TrainConfig, axes: dict[str, int], ranks: int) -> None:
+    wanted = prod(axes.values())
+    if wanted == ranks:
+        return
+    meshes = list(fitting_meshes(config, ranks))[:SHOWN_MESHES]
+    write = f"write --mesh {alternatives(meshes)}, or " if meshes else ""
+    raise UsageError(
+        f"--mesh {config.mesh} needs {counted(wanted)}, the job has {ranks}: {write}start mpirun -n {wanted}"
+    )
+
+
+def fitting_meshes(config: TrainConfig, ranks: int) -> Iterator[str]:
+    """The meshes of dp and tp that have so many ranks and suit the heads and the batch."""
+    for tp in range(1, min(ranks, config.heads) + 1):
+        dp = ranks // tp
+        if ranks % tp == 0 and dp <= config.batch:
+            yield ",".join(f"{name}={n}" for name, n in (("dp", dp), ("tp", tp)) if n > 1) or "dp=1"
+
+
+def check_pieces(config: TrainConfig, axes: dict[str, int]) -> None:
+    """Every rank needs a head and a sequence; pieces may be uneven."""
+    dp, tp = axes.get("dp", 1), axes.get("tp", 1)
+    if config.heads < tp:
+        raise UsageError(
+            f"--heads {config.heads} are fewer than the {tp} ranks of tp: "
+            f"write --heads {tp} or more, or a mesh with tp={config.heads} or less"
+        )
+    if config.batch < dp:
+        raise UsageError(
+            f"--batch {config.batch} is smaller than the {dp} ranks of dp: "
+            f"write --batch {dp} or more, or a mesh with dp={config.batch} or less"
+        )
+
+
+def counted(ranks: int) -> str:
+    return "1 rank" if ranks == 1 else f"{ranks} ranks"
+
+
+def alternatives(words: list[str]) -> str:
+    """``a, b or c``."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

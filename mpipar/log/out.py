@@ -1,0 +1,80 @@
+"""The directory of a run's results: checked first without touching anything, made when all else is right."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+from mpipar.errors import UsageError
+from mpipar.log.metrics import METRICS
+
+RUNS = "runs"
+
+
+def check_out(out: str) -> None:
+    """Raises UsageError where results could not be written below `out`; writes nothing itself."""
+    path = directory(out)
+    try:
+        refuse_occupied(out, path)
+        refuse_unwritable(out, path)
+    except OSError as error:
+        raise UsageError(unwritable(out, path, error.strerror or str(error))) from None
+
+
+def prepare_out(out: str, today: datetime) -> Path:
+    """Makes the directory and returns it: `out`, or without one a new ``runs/2026-11-24-193012``.
+
+    Raises UsageError where it cannot be made or holds the metrics of another run.
+    """
+    check_out(out)
+    try:
+        if not out:
+            return new_directory(directory(out) / f"{today:%Y-%m-%d-%H%M%S}")
+        path = directory(out)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(unwritable(out, directory(out), error.strerror or str(error))) from None
+    return path
+
+
+def directory(out: str) -> Path:
+    """Where results go: `out` itself, or the directory that collects the dated ones."""
+    return Path(os.path.expanduser(out or RUNS))
+
+
+def new_directory(wanted: Path) -> Path:
+    """Makes `wanted`, or where that is taken the first free one of ``wanted-2``, ``wanted-3`` …"""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("count() does not end")
+
+
+def refuse_occupied(out: str, path: Path) -> None:
+    if out and os.path.lexists(path / METRICS):
+        raise UsageError(f"--out {out} holds the {METRICS} of another run: choose another directory")
+
+
+def refuse_unwritable(out: str, path: Path) -> None:
+    nearest = nearest_existing(path)
+    if not nearest.is_dir():
+        raise UsageError(unwritable(out, path, f"{nearest} is not a directory"))
+    if not os.access(nearest, os.W_OK | os.X_OK):  # true of root on a read-only mount too
+        raise UsageError(unwritable(out, path, f"{nearest} is not writable"))
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself or the first of its parents that is there, be it a dangling link."""
+    return next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+
+
+def unwritable(out: str, path: Path, reason: str) -> str:
+    said = f"--out {out}" if out else f"the default --out {path}"
+    return f"{said} cannot be written: {reason}; write --out with a directory that can"

@@ -1,0 +1,95 @@
+"""What an operation is.
+
+Forward takes a Context and local arrays and returns the result and its vjp: either one function a
+differentiable operand, so that only what is wanted is computed, or a single function that returns the
+gradients of all operands (None where there is none). A vjp never changes the gradient that it is handed,
+and never communicates: the duals of the placements make that right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, TypeAlias
+
+from mpipar.backend import Array, Backend
+from mpipar.layout import Layout
+
+Vjp: TypeAlias = Callable[[Array], Array]
+Vjps: TypeAlias = tuple[Vjp | None, ...] | Callable[[Array], tuple[Array | None, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an operation may know of where it runs."""
+
+    xp: Backend
+    layouts: tuple[Layout, ...]  # of the operands
+    out: Layout
+    coords: tuple[int, ...]
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The local shape of the result."""
+        return self.out.local_shape(self.coords)
+
+    def first(self, operand: int, dim: int) -> int:
+        """The global index of my first row along a dim of an operand."""
+        return self.layouts[operand].piece(dim, self.coords).start
+
+    def index(self, layout: Layout) -> list[Array]:
+        """The global indices of my piece, one array a dim."""
+        pieces = (layout.piece(dim, self.coords) for dim in range(layout.ndim))
+        return [self.xp.arange(piece.start, piece.stop) for piece in pieces]
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An operation: `forward(context, *arrays, **static)` and `rule(*layouts, **seen)`."""
+
+    name: str
+    forward: Callable[..., tuple[Array, Vjps]]
+    rule: Callable[..., Layout]
+    operands: tuple[str, ...]
+    seen: tuple[str, ...]  # the static arguments that the layout depends on: those that the rule names
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+
+def op(rule: Callable[..., Layout]) -> Callable[[Callable[..., tuple[Array, Vjps]]], Op]:
+    """Makes an Op of a forward function; its array parameters name the operands."""
+
+    def make(forward: Callable[..., tuple[Array, Vjps]]) -> Op:
+        kinds = signature(forward).parameters.values()
+        names = [p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+        seen = tuple(p.name for p in signature(rule).parameters.values() if p.kind is p.KEYWORD_ONLY)
+        return Op(forward.__name__.rstrip("_"), forward, rule, tuple(names[1:]), seen)
+
+    return make
+
+
+def unbroadcast(context: Context, operand: int, g: Array) -> Array:
+    """The gradient of a broadcast operand: summed over the dims along which it was repeated."""
+    shape, wide = context.layouts[operand].shape, context.out.shape
+    extra = len(wide) - len(shape)
+    if extra:
+        g = context.xp.sum(g, range(extra))
+    repeated = [dim for dim, length in enumerate(shape) if length == 1 and wide[dim + extra] != 1]
+    return context.xp.sum(g, repeated, keepdims=True) if repeated else g
+
+
+def normalized(dim: int, ndim: int) -> int:
+    """A dim counted from the front. Raises ValueError where there is no such dim."""
+    if not -ndim <= dim < ndim:
+        raise ValueError(f"dim {dim} of a tensor of {ndim} dims")
+    return dim % ndim
+
+
+def normalized_dims(dims: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """All dims where None; a sorted tuple counted from the front."""
+    if dims is None:
+        return tuple(range(ndim))
+    listed: Sequence[Any] = [dims] if isinstance(dims, int) else dims
+    return tuple(sorted({normalized(dim, ndim) for dim in listed}))

@@ -1,0 +1,153 @@
+"""Reverse mode over closures.
+
+Each differentiable result has a Node that was numbered when it was made; backward visits nodes from the highest
+number down, so the order is the order of creation reversed: the same on all ranks. A node is freed as soon
+as its vjp has run. Gradients travel as bare local arrays: their layout is the dual of the value's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+from mpipar.backend import Array, Backend
+from mpipar.errors import GraphError
+from mpipar.layout import Layout
+from mpipar.ops.base import Vjps
+
+_numbers = count()
+_recording = True
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside the block nothing is recorded: results do not require gradients."""
+    global _recording  # noqa: PLW0603
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def is_recording() -> bool:
+    return _recording
+
+
+class Node:
+    """One recorded operation: where its operands come from and how a gradient goes back to them."""
+
+    __slots__ = ("name", "number", "operands", "vjps")
+
+    def __init__(self, name: str, operands: tuple[Node | Leaf | None, ...], vjps: Vjps) -> None:
+        self.name, self.operands, self.number = name, operands, next(_numbers)
+        self.vjps: Vjps | None = vjps
+
+
+class Leaf:
+    """Where gradients arrive and stay: the end of the tape at a parameter or an input.
+
+    They are added in place, into the buffer that was given (`adopt`) or into one of the leaf's own.
+    """
+
+    __slots__ = ("_empty", "buffer", "home", "layout", "name", "wanted", "xp")
+
+    def __init__(self, xp: Backend, wanted: Layout, name: str) -> None:
+        self.xp, self.wanted, self.name = xp, wanted, name  # wanted: the dual of the value's layout
+        self.layout = wanted
+        self.buffer: Array | None = None
+        self.home: Any = None  # the flat store that the buffer is part of, if any
+        self._empty = True
+
+    def deposit(self, g: Array) -> None:
+        """Adds a gradient. Raises GraphError where the sum has been moved already."""
+        if self.layout != self.wanted:
+            raise GraphError(
+                f"backward after sync: the gradient of {self.name or 'a tensor'!r} is {self.layout} already, "
+                f"what comes in is {self.wanted}. Call optimizer.step() between, or sync after the last backward"
+            )
+        if self.buffer is None:
+            self.buffer = self.xp.copy(g)
+        elif self._empty:
+            self.xp.copy_into(self.buffer, g)
+        else:
+            self.xp.add_into(self.buffer, g)
+        self._empty = False
+
+    def adopt(self, buffer: Array) -> None:
+        """Gradients go into `buffer` from now on; what has arrived moves there, nothing means zeros."""
+        if self._empty or self.buffer is None:
+            self.xp.fill(buffer, 0)
+        else:
+            self.xp.copy_into(buffer, self.buffer)
+        self.buffer = buffer
+
+    def settle(self) -> None:
+        """Zeros where nothing has arrived, so that every rank has the same list to sync."""
+        if self._empty and self.buffer is not None:
+            self.xp.fill(self.buffer, 0)
+            self._empty = False
+
+    def moved(self, layout: Layout) -> None:
+        """The buffer's content has been moved to `layout`."""
+        self.layout = layout
+
+    def clear(self) -> None:
+        """Ready for the next step; the buffer stays."""
+        self.layout, self._empty = self.wanted, True
+
+    @property
+    def value(self) -> Array | None:
+        return None if self._empty else self.buffer
+
+
+def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
+    """Runs the tape from `root` down, `seed` being the gradient there."""
+    if isinstance(root, Leaf):
+        root.deposit(seed)
+        return
+    pending: dict[int, tuple[Node, Array, bool]] = {
+        root.number: (root, seed, False)
+    }  # bool: the array is ours
+    order = [-root.number]
+    while order:
+        node, g, _ = pending.pop(-heappop(order))
+        for operand, gradient in zip(node.operands, _gradients(node, g), strict=True):
+            if operand is None or gradient is None:
+                continue
+            if isinstance(operand, Leaf):
+                operand.deposit(gradient)
+                continue
+            if operand.number not in pending:
+                heappush(order, -operand.number)
+            _add(pending, operand, gradient, xp)
+        if not keep:
+            node.vjps, node.operands = None, ()
+
+
+def _add(pending: dict[int, tuple[Node, Array, bool]], node: Node, g: Array, xp: Backend) -> None:
+    """Adds a gradient to those that wait for a node; in place only where the sum is our own array."""
+    found = pending.get(node.number)
+    if found is None:
+        pending[node.number] = (node, g, False)
+    elif found[2]:
+        xp.add_into(found[1], g)
+    else:
+        pending[node.number] = (node, xp.as_array(found[1] + g), True)
+
+
+def _gradients(node: Node, g: Array) -> tuple[Array | None, ...]:
+    """The gradients of a node's operands, None where none is wanted."""
+    vjps = node.vjps
+    if vjps is None:
+        raise GraphError(
+            f"backward through {node.name!r} a second time: its graph was freed. "
+            "Write backward(keep=True) the first time"
+        )
+    if callable(vjps):
+        return vjps(g)
+    wanted = zip(node.operands, vjps, strict=True)
+    return tuple(None if operand is None or vjp is None else vjp(g) for operand, vjp in wanted)
