@@ -1,0 +1,37 @@
+"""mpipar trains neural networks over MPI: plain local arrays, explicit collectives, a placement on every axis.
+
+Importing it never starts MPI; the first Mesh does.
+"""
+
+from __future__ import annotations
+
+from mpipar.errors import CommError, GraphError, LauncherError, PlacementError, UsageError
+from mpipar.layout import Partial, Replicate, Shard
+from mpipar.mesh import Mesh
+from mpipar.tensor import (
+    Tensor,
+    arange,
+    attention,
+    concatenate,
+    dropout,
+    embedding,
+    from_local,
+    full,
+    layer_norm,
+    no_grad,
+    normal,
+    ones,
+    parameter,
+    randn,
+    tensor,
+    uniform,
+    zeros,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate", "Shard", "Tensor",
+    "UsageError", "arange", "attention", "concatenate", "dropout", "embedding", "from_local", "full", "layer_norm",
+    "no_grad", "normal", "ones", "parameter", "randn", "tensor", "uniform", "zeros",
+]  # fmt: skip

@@ -1,0 +1,71 @@
+"""Rows of bytes → Tensors, cut over dp and into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mpipar.data.windows import TextBatches
+from mpipar.layout import Layout, Shard
+from mpipar.mesh import Mesh
+from mpipar.tensor import Tensor, from_local
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass: tokens and targets (rows, context) of int64, dp=Shard(0), and where the rows stand."""
+
+    tokens: Tensor
+    targets: Tensor
+    first_row: int  # in the step's whole batch
+
+    @property
+    def count(self) -> int:
+        """Tokens over all ranks."""
+        return self.targets.shape[0] * self.targets.shape[1]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a run on a mesh. `micro_batch`: rows a forward pass on one dp rank, 0 for all of them.
+
+    The rows of a step are cut first into micro-batches of `micro_batch`·dp rows and each of those over dp, so that a
+    micro-batch is consecutive rows, every rank has the same number of them, and the last may be smaller.
+    """
+
+    text: TextBatches
+    mesh: Mesh
+    micro_batch: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a step, over all ranks."""
+        return self.text.batch * self.text.context
+
+    def training(self, step: int) -> Iterator[MicroBatch]:
+        """The micro-batches of a step."""
+        return self._cut(self.text.batch, lambda row: self.text.row(step, row))
+
+    def validation(self, batches: int) -> Iterator[MicroBatch]:
+        """The same whole batches each time, the same on every mesh."""
+        rows = self.text.validation_rows(batches * self.text.batch)
+        for start in range(0, len(rows), self.text.batch):
+            batch = rows[start : start + self.text.batch]
+            yield from self._cut(len(batch), batch.__getitem__)
+
+    def _cut(self, rows: int, row: Callable[[int], bytes]) -> Iterator[MicroBatch]:
+        size = self.micro_batch * self.mesh.shape["dp"] or rows
+        for first in range(0, rows, size):
+            yield self._micro_batch(first, min(size, rows - first), row)
+
+    def _micro_batch(self, first: int, rows: int, row: Callable[[int], bytes]) -> MicroBatch:
+        xp, context = self.mesh.xp, self.text.context
+        mine = Layout.make(self.mesh.grid, (rows, context), {"dp": Shard(0)}).piece(0, self.mesh.coords)
+        text = b"".join(row(first + k) for k in mine)
+        ids = xp.from_bytes(text, (len(mine), context + 1))
+
+        def piece(name: str, start: int) -> Tensor:
+            local = xp.contiguous(ids[:, start : start + context])
+            return from_local(local, self.mesh, (rows, context), name=name, dp=Shard(0))
+
+        return MicroBatch(piece("tokens", 0), piece("targets", 1), first)

@@ -1,0 +1,80 @@
+"""What the ranks must agree on before they go on: rank 0 decides, or all compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from mpipar.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Ranks(Protocol):
+    """The part of a communicator that is needed here."""
+
+    @property
+    def rank(self) -> int: ...
+    def broadcast_object(self, value: Any, root: int = 0) -> Any: ...
+    def allgather_object(self, value: Any) -> list[Any]: ...
+
+
+class Outcome(NamedTuple):
+    """What a rank got, or the message of the UsageError that it ran into."""
+
+    value: Any = None
+    problem: str = ""
+
+
+def on_first_rank(world: Ranks, make: Callable[[], T]) -> T:
+    """What `make` returns on rank 0, on all ranks; a UsageError there is raised on all."""
+    outcome: Outcome = world.broadcast_object(attempt(make) if world.rank == 0 else None)
+    if outcome.problem:
+        raise UsageError(outcome.problem)
+    value: T = outcome.value
+    return value
+
+
+def on_all_ranks(world: Ranks, make: Callable[[], T], same: Callable[[T], bytes]) -> T:
+    """What `make` returns on each rank, where none fails and `same` is equal on all.
+
+    Otherwise all ranks raise the same UsageError, which names the ranks that stand out.
+    """
+    outcome = attempt(make)
+    digest = b"" if outcome.problem else same(outcome.value)
+    told: list[tuple[str, bytes]] = world.allgather_object((outcome.problem, digest))
+    refuse_problems([problem for problem, _ in told])
+    refuse_differences([digest for _, digest in told])
+    value: T = outcome.value
+    return value
+
+
+def attempt(make: Callable[[], Any]) -> Outcome:
+    try:
+        return Outcome(value=make())
+    except UsageError as error:
+        return Outcome(problem=str(error))
+
+
+def refuse_problems(problems: Sequence[str]) -> None:
+    failed = [rank for rank, problem in enumerate(problems) if problem]
+    if not failed:
+        return
+    where = "" if len(failed) == len(problems) else f" (on {named(failed)}; the other ranks had no trouble)"
+    raise UsageError(problems[failed[0]] + where)
+
+
+def refuse_differences(digests: Sequence[bytes]) -> None:
+    usual, _ = Counter(digests).most_common(1)[0]
+    odd = [rank for rank, digest in enumerate(digests) if digest != usual]
+    if odd:
+        raise UsageError(
+            f"--data: {named(odd)} read other bytes than the rest under the same names: "
+            "give a path that is the same on every node"
+        )
+
+
+def named(ranks: Sequence[int]) -> str:
+    """``rank 2`` or ``ranks 1, 3``."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

@@ -1,0 +1,17 @@
+"""Modules and parallel layers. With axes of size 1 they are the serial layers."""
+
+from __future__ import annotations
+
+from mpipar.nn.attention import ParallelSelfAttention
+from mpipar.nn.dropout import Dropout
+from mpipar.nn.embedding import VocabParallelEmbedding
+from mpipar.nn.linear import ColumnParallelLinear, Linear, RowParallelLinear
+from mpipar.nn.loss import vocab_parallel_cross_entropy
+from mpipar.nn.mlp import ParallelMLP
+from mpipar.nn.module import Module, weight_rows
+from mpipar.nn.norm import LayerNorm
+
+__all__ = [
+    "ColumnParallelLinear", "Dropout", "LayerNorm", "Linear", "Module", "ParallelMLP", "ParallelSelfAttention",
+    "RowParallelLinear", "VocabParallelEmbedding", "vocab_parallel_cross_entropy", "weight_rows",
+]  # fmt: skip

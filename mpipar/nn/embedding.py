@@ -1,0 +1,34 @@
+"""Embedding with the vocabulary cut over an axis, and the output head tied to it."""
+
+from __future__ import annotations
+
+from mpipar.backend import DType
+from mpipar.layout import Shard
+from mpipar.mesh import Mesh
+from mpipar.nn.linear import reduced
+from mpipar.nn.module import Module
+from mpipar.tensor import Tensor, embedding, parameter
+
+
+class VocabParallelEmbedding(Module):
+    """A (vocabulary, width) table cut by rows over `axis`: ids (…) → (…, width).
+
+    Each rank looks up the ids that it has, the Partial sum is moved by allreduce, or by reduce_scatter along
+    `scatter` (sequence parallelism). The vocabulary need not divide.
+    """
+
+    def __init__(
+        self, name: str, vocabulary: int, width: int, mesh: Mesh, *, axis: str = "tp", scatter: int | None = None,
+        std: float = 0.02, seed: int = 0, dtype: DType = "float32",
+    ) -> None:  # fmt: skip
+        self.axis, self.scatter = axis, scatter
+        self.weight = parameter(
+            f"{name}.weight", (vocabulary, width), mesh, std=std, seed=seed, dtype=dtype, **{axis: Shard(0)}
+        )
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return reduced(embedding(self.weight, ids), self.axis, self.scatter)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The tied head: (…, width), whole on the axis → (…, vocabulary), sharded over it. No communication."""
+        return x.contract(self.weight, transposed=True)

@@ -1,0 +1,23 @@
+"""Layer norm. Ba, Kiros & Hinton 2016."""
+
+from __future__ import annotations
+
+from mpipar.backend import DType
+from mpipar.mesh import Mesh
+from mpipar.nn.linear import zero_bias
+from mpipar.nn.module import Module
+from mpipar.tensor import Tensor, layer_norm, ones
+
+
+class LayerNorm(Module):
+    """Over the last dim, which must be whole; gain and bias are Replicate. (…, width) → (…, width)."""
+
+    def __init__(
+        self, name: str, width: int, mesh: Mesh, *, eps: float = 1e-5, dtype: DType = "float32"
+    ) -> None:
+        self.eps = eps
+        self.gain = ones((width,), mesh, dtype=dtype, requires_grad=True, name=f"{name}.gain")
+        self.bias = zero_bias(name, (width,), mesh, dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.gain, self.bias, self.eps)

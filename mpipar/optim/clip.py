@@ -1,0 +1,37 @@
+"""Clipping by the norm of all gradients together, each piece counted once under every layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpipar.errors import GraphError
+from mpipar.layout import Layout
+from mpipar.tensor import Tensor
+
+
+def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """Scales the gradients so that their norm, all together, is at most `max_norm` (0: leaves them); returns the norm.
+
+    The norm is a Replicate float64 scalar; it was taken before the scaling. A rank counts a gradient if
+    it is the first on all axes where that is Replicate. One allreduce of one number over the mesh. Pascanu et al. 2013.
+    Raises GraphError on a gradient that is still Partial.
+    """
+    mesh = parameters[0].mesh
+    found = [(p, p.leaf.value) for p in parameters]
+    xp = mesh.xp
+    total = xp.zeros((), "float64")
+    for p, grad in found:
+        layout = p.leaf.layout
+        if layout.partial:
+            raise GraphError(
+                f"clip_grad_norm: the gradient of {p.name!r} is {layout}: call sync_gradients(model) first"
+            )
+        if grad is not None and layout.is_first(mesh.coords):
+            total = total + xp.square_sum(grad)
+    norm = xp.sqrt(mesh.world.allreduce(xp.as_array(total)))
+    if max_norm:
+        factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+        for _, grad in found:
+            if grad is not None:
+                xp.scale_into(grad, factor)
+    return Tensor(xp.as_array(norm), mesh, Layout.make(mesh.grid, (), {}), name="gradient norm")

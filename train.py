@@ -1,0 +1,126 @@
+"""Trains a byte-level GPT: ``mpirun -n 4 python train.py``; ``python train.py --help`` lists the flags.
+
+The loop is here in the open. Nothing in it communicates but the moves inside the model, `sync_gradients`,
+`clip_grad_norm`, and the allreduces that are written below.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from time import perf_counter
+
+from mpipar import Mesh, no_grad
+from mpipar.comm import world
+from mpipar.config import TrainConfig, check, parse
+from mpipar.data import Batches, Corpus, TextBatches, on_first_rank
+from mpipar.log import METRICS, Metrics, Progress, StepRecord, check_out, prepare_out, readable, weights_table
+from mpipar.models import GPT, GPTConfig, sample
+from mpipar.nn import weight_rows
+from mpipar.optim import SGD, Adam, AdamW, clip_grad_norm, constant, cosine
+from mpipar.parallel import stop_unless_finite, sync_gradients
+from mpipar.random import Noise
+
+
+def main() -> None:
+    ranks = world()  # starts MPI; from here on a failure on one rank ends the whole job
+    config = parse(sys.argv[1:], say=print if ranks.rank == 0 else lambda text: None)
+    check(config, ranks.size)
+    on_first_rank(ranks, lambda: check_out(config.out))
+    corpus = Corpus.load(config.data, ranks, config.context)
+    mesh = Mesh.parse(config.mesh)
+    batches = Batches(
+        TextBatches(corpus, config.seed, config.batch, config.context), mesh, config.micro_batch
+    )
+    model = build_model(config, mesh)
+    out = on_first_rank(ranks, lambda: prepare_out(config.out, datetime.now()))
+    with Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress:
+        progress.say(
+            f"{mesh}, results in {out}\n{corpus.describe()}\n\n{weights_table(weight_rows(model))}\n"
+        )
+        with Metrics(out / METRICS, enabled=mesh.rank == 0) as metrics:
+            train(config, model, batches, metrics, progress)
+        if config.val_every:
+            progress.say(f"\nvalidation loss {validate(config, model, batches):.4f} nats a byte")
+        if config.sample:
+            text = sample(model, b"def ", config.sample, seed=config.seed)
+            progress.say(f"\na sample from the model:\n{readable(text)}")
+
+
+def build_model(config: TrainConfig, mesh: Mesh) -> GPT:
+    """Each rank makes only its own piece of every weight."""
+    c = config
+    shape = GPTConfig(
+        256, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype
+    )
+    return GPT(shape, mesh)
+
+
+def build_optimizer(config: TrainConfig, model: GPT) -> AdamW | Adam | SGD:
+    parameters, lr, decay = model.parameters(), config.lr, config.weight_decay
+    if config.optimizer == "sgd":
+        return SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)
+    return (AdamW if config.optimizer == "adamw" else Adam)(parameters, lr, weight_decay=decay)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    if config.schedule == "constant":
+        return constant(step, lr=config.lr, warmup_steps=config.warmup)
+    return cosine(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup)
+
+
+def train(config: TrainConfig, model: GPT, batches: Batches, metrics: Metrics, progress: Progress) -> None:
+    optimizer, ledger = build_optimizer(config, model), batches.mesh.ledger
+    for step in range(config.steps):
+        begin, bytes_before, comm_before = perf_counter(), ledger.bytes, ledger.seconds
+        optimizer.lr = learning_rate(config, step)
+        loss = forward_backward(model, batches, step, config.seed)
+        sync_gradients(model)
+        norm = clip_grad_norm(model.parameters(), config.clip).item()
+        stop_unless_finite(step + 1, loss, norm, model.parameters())
+        optimizer.step()
+        seconds = perf_counter() - begin
+        comm_s, comm_bytes = ledger.seconds - comm_before, ledger.bytes - bytes_before
+        done, tokens = step + 1, batches.tokens
+        due = config.val_every and (done % config.val_every == 0 or done == config.steps)
+        val_loss = validate(config, model, batches) if due else None
+        record = StepRecord(
+            done,
+            loss,
+            norm,
+            optimizer.lr,
+            done * tokens,
+            tokens / seconds,
+            seconds,
+            comm_s,
+            comm_bytes,
+            val_loss,
+        )
+        metrics.write(record)
+        progress.step(record)
+
+
+def forward_backward(model: GPT, batches: Batches, step: int, seed: int) -> float:
+    """Gradients of the mean loss over the tokens of a step, micro-batch by micro-batch; returns that loss."""
+    total = 0.0
+    for part in batches.training(step):
+        loss = model.loss(part.tokens, part.targets, Noise(seed, step, part.first_row)) / batches.tokens
+        loss.backward()  # right on a Partial loss: the number for the log is summed below
+        total += loss.detach().allreduce("dp", "tp").item()
+    return total
+
+
+def validate(config: TrainConfig, model: GPT, batches: Batches) -> float:
+    """The mean loss over the validation tokens, in evaluation mode."""
+    model.eval()
+    total, tokens = 0.0, 0
+    with no_grad():
+        for part in batches.validation(config.val_batches):
+            total += model.loss(part.tokens, part.targets).allreduce("dp", "tp").item()
+            tokens += part.count
+    model.train()
+    return total / tokens
+
+
+if __name__ == "__main__":
+    main()
