@@ -51,7 +51,7 @@ class Mesh:
         self._ranks = tuple(
             range(job.size) if ranks is None else ranks
         )  # of the job, by their rank in this mesh
-        _check(axes, self._ranks, job.rank)
+        _check(axes, self._ranks, job)
         self.rank, self.size = self._ranks.index(job.rank), len(self._ranks)
         self.grid = _grid(axes)
         self.shape = dict(zip(self.grid.axes, self.grid.sizes, strict=True))
@@ -81,6 +81,8 @@ class Mesh:
                     raise KeyError(
                         f"axis {axis!r} is not one of the mesh's, which are {', '.join(self.shape)}"
                     )
+                if axes.count(axis) > 1:
+                    raise KeyError(f"axis {axis!r} is named twice in mesh[{', '.join(map(repr, axes))}]")
             self._comms[axes] = among(self._peers(axes), ",".join(axes), self.ledger, self.xp)
         return self._comms[axes]
 
@@ -109,16 +111,18 @@ def _coords(sizes: Sequence[int], rank: int) -> tuple[int, ...]:
     return tuple(reversed(coords))
 
 
-def _check(axes: dict[str, int], ranks: Sequence[int], mine: int) -> None:
+def _check(axes: dict[str, int], ranks: Sequence[int], job: Comm) -> None:
     for axis, length in axes.items():
         if axis in RESERVED or not axis.isidentifier():
             raise UsageError(f"Mesh: {axis!r} cannot name an axis; choose another word")
-        if not isinstance(length, int) or length < 1:
+        if type(length) is not int or length < 1:
             raise UsageError(f"Mesh: axis {axis}={length!r}; a size is a whole number of at least 1")
     if not ranks or len(set(ranks)) != len(ranks):
         raise UsageError(f"Mesh: ranks={list(ranks)}; name each rank once")
-    if mine not in ranks:
-        raise UsageError(f"Mesh: rank {mine} is not in ranks={list(ranks)}; call it on those ranks only")
+    if job.rank not in ranks:
+        raise UsageError(f"Mesh: rank {job.rank} is not in ranks={list(ranks)}; call it on those ranks only")
+    if not set(ranks) <= set(range(job.size)):
+        raise UsageError(f"Mesh: ranks={list(ranks)}; the ranks are 0 to {job.size - 1}")
     if prod(axes.values()) != len(ranks):
         asked = ", ".join(f"{axis}={length}" for axis, length in axes.items())
         raise UsageError(

@@ -2,7 +2,7 @@
 
 Arrays carry their own operators, `shape`, `ndim`, `size`, `dtype`, `reshape`, `transpose`, indexing with
 slices, and in-place updates of the arrays that a function made itself. All else goes through these
-names. No function copies between host and device but `from_host`, `to_host` and `item`.
+names. No function copies between host and device but `from_host`, `from_bytes`, `to_host`, `item` and `text`.
 Functions never change their arguments, except those whose name or text says so.
 """
 

@@ -9,15 +9,15 @@ reductions promise neither). 16-bit floats are added in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
 from mpipar.backend import Array, Backend, DType, Shape
 from mpipar.blocks import balanced, offsets
-from mpipar.comm.handle import Handle, Steps, Transport, run_now
-from mpipar.comm.ledger import Ledger
+from mpipar.comm.handle import Handle, Queue, Steps, Transport, run_now
+from mpipar.comm.ledger import Ledger, call_site
 from mpipar.comm.steps import (
     Allgatherv,
     Alltoallv,
@@ -52,14 +52,15 @@ class Comm:
         return self._now("allreduce", self._nbytes(x), self._allreduce(x, op))
 
     def iallreduce(self, x: Array, op: Operation = "sum") -> Handle:
-        """`allreduce` in the background."""
-        return self._later("allreduce", self._nbytes(x), self._allreduce(x, op))
+        """`allreduce` in the background. Those of large arrays end in the order in which they were started."""
+        queue = None if self._is_small(x) else _queue(self.transport)
+        return self._later("allreduce", self._nbytes(x), self._allreduce(x, op), queue)
 
     def reduce_scatter(
         self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None, op: Operation = "sum"
     ) -> Array:
         """My piece of the sum along `dim`; `sizes` (default: the block rule) are the lengths of the pieces."""
-        sizes = self._pieces(x.shape[dim], sizes)
+        dim, sizes = self._pieces(x.shape, dim, sizes)
         return self._now(
             "reduce_scatter", self._all_but_mine(x, dim, sizes), self._reduce_scatter(x, dim, sizes, op)
         )
@@ -68,7 +69,7 @@ class Comm:
         self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None, op: Operation = "sum"
     ) -> Handle:
         """`reduce_scatter` in the background."""
-        sizes = self._pieces(x.shape[dim], sizes)
+        dim, sizes = self._pieces(x.shape, dim, sizes)
         return self._later(
             "reduce_scatter", self._all_but_mine(x, dim, sizes), self._reduce_scatter(x, dim, sizes, op)
         )
@@ -82,12 +83,12 @@ class Comm:
 
     def allgather(self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None) -> Array:
         """The pieces of all ranks joined along `dim`. Without `sizes` the ranks first tell their lengths."""
-        sizes = self._lengths(x.shape[dim], sizes)
+        dim, sizes = self._lengths(x.shape, dim, sizes)
         return self._now("allgather", self._nbytes(x), self._allgather(x, dim, sizes))
 
     def iallgather(self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None) -> Handle:
         """`allgather` in the background."""
-        sizes = self._lengths(x.shape[dim], sizes)
+        dim, sizes = self._lengths(x.shape, dim, sizes)
         return self._later("allgather", self._nbytes(x), self._allgather(x, dim, sizes))
 
     def alltoall(
@@ -103,8 +104,12 @@ class Comm:
         `split_sizes` default to the block rule; `concat_sizes`, the lengths of the ranks' arrays along `concat`,
         are told first where they are not given.
         """
-        split_sizes = self._pieces(x.shape[split], split_sizes)
-        concat_sizes = self._lengths(x.shape[concat], concat_sizes)
+        split, split_sizes = self._pieces(x.shape, split, split_sizes)
+        concat, concat_sizes = self._lengths(x.shape, concat, concat_sizes)
+        if split == concat:
+            raise ValueError(
+                f"alltoall on {self.label!r}: split and concat are both dim {split}; name two dims"
+            )
         n_bytes = self._all_but_mine(x, split, split_sizes)
         return self._now("alltoall", n_bytes, self._alltoall(x, split, concat, split_sizes, concat_sizes))
 
@@ -112,7 +117,7 @@ class Comm:
         self, x: Array, root: int = 0, dim: int = 0, sizes: Sequence[int] | None = None
     ) -> Array | None:
         """`allgather` for one rank: the joined array on `root`, None elsewhere."""
-        sizes = self._lengths(x.shape[dim], sizes)
+        dim, sizes = self._lengths(x.shape, dim, sizes)
         n_bytes = self._nbytes(x) if self.rank != root else 0
         return self._now("gather", n_bytes, self._gather(x, root, dim, sizes))
 
@@ -121,7 +126,7 @@ class Comm:
     ) -> Array:
         """My piece along `dim` of root's array; the others hand in None. Shape and dtype travel first."""
         shape, dtype = self.broadcast_object(None if x is None else (x.shape, str(x.dtype)), root)
-        sizes = self._pieces(shape[dim], sizes)
+        dim, sizes = self._pieces(shape, dim, sizes)
         n_bytes = self._all_but_mine(x, dim, sizes) if self.rank == root else 0
         return self._now("scatter", n_bytes, self._scatter(x, root, dim, sizes, shape, dtype))
 
@@ -186,7 +191,7 @@ class Comm:
 
     def _allreduce(self, x: Array, op: Operation) -> Steps:
         combine = self._combine(x, op)
-        if x.nbytes * self.size <= SMALL:
+        if self._is_small(x):
             flat = self.xp.contiguous(x).reshape(-1)
             every = yield from self._allgather(flat, 0, (flat.size,) * self.size)
             return self._fold(every.reshape(self.size, -1), combine, x.dtype).reshape(x.shape)
@@ -276,11 +281,16 @@ class Comm:
         self.ledger.add(self.label, operation, n_bytes if self.size > 1 else 0, perf_counter() - begin)
         return result
 
-    def _later(self, operation: str, n_bytes: int, steps: Steps) -> Handle:
-        sent = n_bytes if self.size > 1 else 0
-        return Handle(
-            steps, self.transport, lambda seconds: self.ledger.add(self.label, operation, sent, seconds)
-        )
+    def _later(self, operation: str, n_bytes: int, steps: Steps, queue: Queue | None = None) -> Handle:
+        sent, site = n_bytes if self.size > 1 else 0, call_site()
+
+        def done(seconds: float) -> None:
+            self.ledger.add(self.label, operation, sent, seconds, site)
+
+        return Handle(steps, self.transport, done, queue)
+
+    def _is_small(self, x: Array) -> bool:
+        return int(x.nbytes) * self.size <= SMALL
 
     def _combine(self, x: Array, op: Operation) -> Callable[[Array, Array], Array]:
         if op == "sum" and str(x.dtype) == "bool":
@@ -302,25 +312,27 @@ class Comm:
         total = reduce(combine, (xp.widen(terms[rank]) for rank in range(self.size)))
         return xp.cast(xp.as_array(total), dtype)
 
-    def _pieces(self, length: int, sizes: Sequence[int] | None) -> tuple[int, ...]:
-        """The lengths into which a dim is cut: given, or balanced."""
+    def _pieces(self, shape: Shape, dim: int, sizes: Sequence[int] | None) -> tuple[int, tuple[int, ...]]:
+        """The dim, counted from the front, and the lengths into which it is cut: given, or balanced."""
+        dim = _from_front(dim, len(shape))
         if sizes is None:
-            return balanced(length, self.size)
-        if len(sizes) != self.size or sum(sizes) != length:
+            return dim, balanced(shape[dim], self.size)
+        if len(sizes) != self.size or sum(sizes) != shape[dim] or min(sizes) < 0:
             raise ValueError(
-                f"sizes {tuple(sizes)} on {self.label!r}: {self.size} pieces that sum to {length} are wanted"
+                f"sizes {tuple(sizes)} on {self.label!r}: {self.size} pieces that sum to {shape[dim]} are wanted"
             )
-        return tuple(sizes)
+        return dim, tuple(sizes)
 
-    def _lengths(self, length: int, sizes: Sequence[int] | None) -> tuple[int, ...]:
-        """The lengths of all ranks' pieces: given, or told by each."""
+    def _lengths(self, shape: Shape, dim: int, sizes: Sequence[int] | None) -> tuple[int, tuple[int, ...]]:
+        """The dim, counted from the front, and the lengths of all ranks' pieces: given, or told by each."""
+        dim = _from_front(dim, len(shape))
         if sizes is None:
-            return tuple(self.allgather_object(length))
-        if len(sizes) != self.size or sizes[self.rank] != length:
+            return dim, tuple(self.allgather_object(shape[dim]))
+        if len(sizes) != self.size or sizes[self.rank] != shape[dim] or min(sizes) < 0:
             raise CommError(
-                f"sizes {tuple(sizes)} on {self.label!r}: rank {self.rank} of {self.size} has a piece of {length}"
+                f"sizes {tuple(sizes)} on {self.label!r}: rank {self.rank} of {self.size} has a piece of {shape[dim]}"
             )
-        return tuple(sizes)
+        return dim, tuple(sizes)
 
     def _packed(self, x: Array, dim: int, sizes: Sequence[int]) -> tuple[Array, tuple[int, ...]]:
         """The pieces along `dim` one after the other, and their lengths in bytes."""
@@ -356,8 +368,20 @@ class Comm:
         return (sum(sizes) - sizes[self.rank]) * _row_bytes(x.shape, dim, x.dtype.itemsize)
 
 
+@cache
+def _queue(transport: Transport) -> Queue:
+    """One for all that share the transport. Made when first asked for, by a call that is collective itself."""
+    return Queue(transport.duplicate())
+
+
 def _barrier() -> Steps:
     yield Barrier()
+
+
+def _from_front(dim: int, ndim: int) -> int:
+    if not -ndim <= dim < ndim:
+        raise ValueError(f"dim {dim} of an array of {ndim} dims")
+    return dim % ndim
 
 
 def _count(shape: Sequence[int]) -> int:

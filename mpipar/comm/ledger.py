@@ -39,8 +39,9 @@ class Ledger:
     last: deque[Call] = field(default_factory=lambda: deque(maxlen=KEPT))
     _listeners: list[list[Call]] = field(default_factory=list)
 
-    def add(self, label: str, operation: str, n_bytes: int, seconds: float) -> None:
-        call = Call(label, operation, n_bytes, seconds, call_site())
+    def add(self, label: str, operation: str, n_bytes: int, seconds: float, site: str = "") -> None:
+        """`site`: where it was started, if that is not the line that is running now."""
+        call = Call(label, operation, n_bytes, seconds, site or call_site())
         self.calls += 1
         self.bytes += n_bytes
         self.seconds += seconds

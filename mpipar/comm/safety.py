@@ -2,6 +2,9 @@
 
 They watch uncaught exceptions (of threads too), `sys.exit` and Ctrl-C. A session that shows errors itself and
 goes on (IPython, `python -i`, pytest) is left alone.
+
+A bare `raise SystemExit(3)`, `exit()` and `quit()` pass by every hook that Python has: such a rank waits in MPI's own
+end for the others, and if those wait for it, the job hangs. `sys.exit(3)` is seen.
 """
 
 from __future__ import annotations

@@ -6,7 +6,17 @@ import os
 from typing import Any
 
 from mpipar.comm.handle import Request
-from mpipar.comm.steps import Allgatherv, Alltoallv, Gatherv, Receive, Scatterv, Send, SendReceive, Step
+from mpipar.comm.steps import (
+    Allgatherv,
+    Alltoallv,
+    Gatherv,
+    Receive,
+    Scatterv,
+    Send,
+    SendReceive,
+    Step,
+    check_length,
+)
 from mpipar.errors import CommError
 
 
@@ -28,9 +38,12 @@ class Solo:
 
     def run(self, step: Step) -> None:
         match step:
-            case Allgatherv() | Alltoallv() | Gatherv() | Scatterv() | SendReceive():
+            case Allgatherv() | Alltoallv() | Gatherv() | Scatterv():
                 step.recv[:] = step.send  # type: ignore[index]
-            case Send() | Receive():
+            case SendReceive(send, 0, recv, 0, _):
+                check_length(len(send), recv, 0)
+                recv[:] = send
+            case Send() | Receive() | SendReceive():
                 raise CommError("send and recv need a second rank; this communicator has one")
 
     def start(self, step: Step) -> Request:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from mpipar.errors import CommError
+
 Buffer: TypeAlias = Any  # a flat view of an array's bytes, as the backend's `wire` makes it
 
 
@@ -80,3 +82,9 @@ class Barrier:
 Step: TypeAlias = (
     Allgatherv | Alltoallv | Broadcast | Gatherv | Scatterv | Send | Receive | SendReceive | Barrier
 )
+
+
+def check_length(came: int | str, buffer: Buffer, source: int) -> None:
+    """Raises CommError where a message has not the length of its buffer: MPI fills a part and says nothing."""
+    if came != len(buffer):
+        raise CommError(f"recv from rank {source}: {came} bytes came, {len(buffer)} were expected")

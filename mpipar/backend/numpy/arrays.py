@@ -122,11 +122,15 @@ def max(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> 
 
 def square_sum(x: Array) -> Array:
     flat = np.asarray(x, order="C").reshape(-1)
-    return np.array(np.sum([np.dot(flat[part], flat[part]) for part in blocks(flat.size)], dtype=np.float64))
+    total = 0.0
+    for part in blocks(flat.size):
+        wide = flat[part].astype(np.float64, copy=False)
+        total += np.dot(wide, wide)
+    return np.array(total)
 
 
 def blocks(count: int, width: int = 1) -> Iterator[slice]:
     """Slices over `count` rows of `width` elements, about BLOCK elements each."""
-    rows = BLOCK // width if width < BLOCK else 1
+    rows = BLOCK // (width or 1) or 1
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))

@@ -29,6 +29,7 @@ def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple
         scores /= total
         np.matmul(scores, heads(v)[:, :, :seen], out=heads(out)[:, :, rows])
         lse[:, :, rows] = (top + np.log(total))[..., 0]
+        del scores  # one block at a time: not beside the next
     return out, lse
 
 
@@ -49,6 +50,7 @@ def attention_vjp(
         dp *= scale
         np.matmul(dp, heads(k)[:, :, :seen], out=heads(gq)[:, :, rows])
         heads(gk)[:, :, :seen] += dp.swapaxes(2, 3) @ heads(q)[:, :, rows]
+        del p, dp
     return gq, gk, gv
 
 

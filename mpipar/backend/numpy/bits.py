@@ -19,7 +19,10 @@ GOLDEN64, GOLDEN32 = np.uint64(0x9E3779B97F4A7C15), np.uint32(0x9E3779B9)
 
 
 def uniform(key: int, index: Sequence[Array], dtype_: DType) -> Array:
-    return _each(key, index, dtype_, _uniform)
+    """What would round to 0 or 1 in the dtype becomes the number next to it."""
+    zero, one = np.zeros((), dtype(dtype_)), np.ones((), dtype(dtype_))
+    low, high = float(np.nextafter(zero, one)), float(np.nextafter(one, zero))
+    return _each(key, index, dtype_, lambda word: np.clip(_uniform(word), low, high))
 
 
 def normal(key: int, index: Sequence[Array], dtype_: DType) -> Array:
@@ -55,9 +58,9 @@ def _word(columns: Array, rows: Array, stream: int) -> Array:
 
 
 def _uniform(word: Callable[[int], Array], stream: int = 0) -> Array:
-    """53 bits, in (0, 1)."""
+    """52 bits and a half, in (0, 1): with one bit more the half would round, and up to 1."""
     high, low = word(stream).astype(np.uint64), word(stream + 1).astype(np.uint64)
-    return (((high << np.uint64(21)) ^ (low >> np.uint64(11))).astype(np.float64) + 0.5) * 2.0**-53
+    return (((high << np.uint64(20)) ^ (low >> np.uint64(12))).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _normal(word: Callable[[int], Array]) -> Array:

@@ -16,13 +16,13 @@ def sgd(
     nesterov: bool, weight_decay: float,
 ) -> None:  # fmt: skip
     """v ← momentum·v + g; w ← w - lr·v (Nesterov: g + momentum·v). Decay is added to g."""
-    flat, flat_grad = param.reshape(-1), grad.reshape(-1)
+    flat, flat_grad = flat_view(param), grad.reshape(-1)
     for part in blocks(param.size):
         w, g = widen(flat[part]), flat_grad[part]
         if weight_decay:
             g = g + weight_decay * w
         if velocity is not None:
-            v = velocity.reshape(-1)[part]
+            v = flat_view(velocity)[part]
             v *= momentum
             v += g
             g = g + momentum * v if nesterov else v
@@ -35,7 +35,7 @@ def adam(
 ) -> None:  # fmt: skip
     """Kingma & Ba 2015, algorithm 1; `decoupled`: Loshchilov & Hutter 2019, algorithm 2. `step` counts from 1."""
     first, second = 1 - beta1**step, 1 - beta2**step
-    flat, flat_grad, flat_m, flat_v = (x.reshape(-1) for x in (param, grad, m, v))
+    flat, flat_grad, flat_m, flat_v = flat_view(param), grad.reshape(-1), flat_view(m), flat_view(v)
     for part in blocks(param.size):
         w, g, a, b = widen(flat[part]), flat_grad[part], flat_m[part], flat_v[part]
         if weight_decay and decoupled:
@@ -51,3 +51,8 @@ def adam(
         np.divide(a, change, out=change)
         change *= lr / first
         flat[part] = w - change
+
+
+def flat_view(x: Array) -> Array:
+    """The array as one row, in its own memory. Raises ValueError where that needs a copy, which would change alone."""
+    return x.reshape(-1, copy=False)
