@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 
 from mpipar.layout.layout import Layout
 from mpipar.layout.placement import Partial, Placement, Replicate, Shard
 
 
-def move_bytes(layout: Layout, axis: str, to: Placement, coords: Sequence[int], itemsize: int) -> int:
+def move_bytes(layout: Layout, axis: str, to: Placement, coords: tuple[int, ...], itemsize: int) -> int:
     """Bytes of this rank that some other rank of the axis needs for the move; 0 for a local move."""
     source = layout.placement(axis)
     if layout.grid.size(axis) == 1 or source == to:

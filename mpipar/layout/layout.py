@@ -25,10 +25,18 @@ class Fix(NamedTuple):
     to: Placement
 
 
+class Recut(NamedTuple):
+    """Another way to help: to cut a dim of an operand anew, by these axes, outermost first."""
+
+    operand: int
+    dim: int
+    axes: tuple[str, ...]
+
+
 class Misfit(Exception):
     """Placements that do not fit. `tensor.apply` and the moves turn it into a PlacementError with names and prices."""
 
-    def __init__(self, reason: str, *fixes: Fix) -> None:
+    def __init__(self, reason: str, *fixes: Fix | Recut) -> None:
         super().__init__(reason)
         self.reason, self.fixes = reason, fixes
 
@@ -39,7 +47,9 @@ class Grid:
 
     axes: tuple[str, ...]
     sizes: tuple[int, ...]
-    named: tuple[str, ...] = ()  # those that the user named: shown even where their size is 1
+    named: tuple[
+        str, ...
+    ] = ()  # those that the user named: gradients are owed there even where their size is 1
 
     def size(self, axis: str) -> int:
         return self.sizes[self.axes.index(axis)]
@@ -82,6 +92,9 @@ class Layout:
     cuts: tuple[Cut, ...]  # one a dim
     partial: frozenset[str] = frozenset()
     _hash: int = field(init=False, repr=False, compare=False)
+    _local: dict[tuple[int, ...], tuple[int, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hash", hash((self.grid, self.cuts, self.partial)))
@@ -129,8 +142,12 @@ class Layout:
         number = self.grid.number(cut.axes, coords)
         return range(cut.offsets[number], cut.offsets[number + 1])
 
-    def local_shape(self, coords: Sequence[int]) -> tuple[int, ...]:
-        return tuple(len(self.piece(dim, coords)) for dim in range(self.ndim))
+    def local_shape(self, coords: tuple[int, ...]) -> tuple[int, ...]:
+        found = self._local.get(coords)
+        if found is None:
+            found = tuple(len(self.piece(dim, coords)) for dim in range(self.ndim))
+            self._local[coords] = found
+        return found
 
     def sizes(self, axes: Sequence[str], dim: int, coords: Sequence[int]) -> tuple[int, ...]:
         """The lengths of the pieces that the ranks of the innermost `axes` of a cut hold within my outer piece."""
@@ -151,10 +168,9 @@ class Layout:
 
     @cached_property
     def dual(self) -> Layout:
-        """The layout of the gradient."""
-        replicated = {
-            axis for axis in self.grid.axes if axis not in self.partial and axis not in self.cut_dims
-        }
+        """The layout of the gradient. On an axis of one rank that nobody named nothing is owed."""
+        axes = (axis for axis in self.grid.axes if self.grid.size(axis) > 1 or axis in self.grid.named)
+        replicated = {axis for axis in axes if axis not in self.partial and axis not in self.cut_dims}
         return Layout(self.grid, self.cuts, frozenset(replicated))
 
     def placed(self, axis: str, to: Placement) -> Layout:
@@ -184,7 +200,8 @@ class Layout:
             inner = cut.axes[cut.axes.index(axis) + 1 :]
             raise Misfit(
                 f"axis {axis!r} is not the innermost cut of dim {dim}, which is cut by {', '.join(cut.axes)}: "
-                f"move {', '.join(reversed(inner))} first"
+                f"move {', '.join(reversed(inner))} first",
+                Fix(0, inner[-1], Replicate()),
             )
         return self.with_cut(dim, cut.merge(self.grid.size(axis)))
 
@@ -193,8 +210,7 @@ class Layout:
         """The placements that are not Replicate, as one writes them: ``tp=Shard(1) dp=Partial()``."""
         grid = self.grid
         cuts = [f"{axis}=Shard({dim})" for dim, cut in enumerate(self.cuts) for axis in cut.axes]
-        shown = [axis for axis in grid.axes if grid.size(axis) > 1 or axis in grid.named]
-        return " ".join([*cuts, *(f"{axis}=Partial()" for axis in shown if axis in self.partial)])
+        return " ".join([*cuts, *(f"{axis}=Partial()" for axis in grid.axes if axis in self.partial)])
 
     def __str__(self) -> str:
         """Shape and placements on one line: ``(16, 64; tp=Shard(1))``."""

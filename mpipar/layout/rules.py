@@ -8,10 +8,11 @@ the result is cut on that label, or Partial if the label is summed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from math import prod
 from typing import Literal, TypeAlias
 
-from mpipar.layout.layout import Cut, Fix, Layout, Misfit
+from mpipar.layout.layout import Cut, Fix, Layout, Misfit, Recut
 from mpipar.layout.placement import Partial, Replicate, Shard
 
 Label: TypeAlias = object  # anything that can be compared; None: a dim that must not be cut
@@ -100,17 +101,31 @@ def _check_owed(axis: str, operands: Sequence[Operand], partial: list[int], owed
 
 def _cuts_by_label(operands: Sequence[Operand]) -> dict[Label, Cut]:
     """How each label is cut; the operands must agree in order and offsets."""
-    cuts: dict[Label, Cut] = {}
+    found: dict[Label, tuple[int, int]] = {}  # the first operand and dim that are cut there
     for k, (labels, x) in enumerate(operands):
         for dim, (label, cut) in enumerate(zip(labels, x.cuts, strict=True)):
             if label is None or not cut.axes:
                 continue
-            if cuts.setdefault(label, cut) != cut:
-                raise Misfit(
-                    f"dim {dim} of {{{k}}} is cut by {', '.join(cut.axes)} at {cut.offsets}, "
-                    f"the same dim of another operand by {', '.join(cuts[label].axes)} at {cuts[label].offsets}"
-                )
-    return cuts
+            first = found.setdefault(label, (k, dim))
+            if operands[first[0]][1].cuts[first[1]] != cut:
+                raise _cut_otherwise(operands, (k, dim), first)
+    return {label: operands[k][1].cuts[dim] for label, (k, dim) in found.items()}
+
+
+def _cut_otherwise(operands: Sequence[Operand], here: tuple[int, int], there: tuple[int, int]) -> Misfit:
+    """Two dims that the same axes cut in another order, or at other offsets."""
+    cuts = {(k, dim): operands[k][1].cuts[dim] for k, dim in (here, there)}
+    whats = [
+        f"dim {dim} of {{{k}}} is cut by {', '.join(c.axes)} at {c.offsets}" for (k, dim), c in cuts.items()
+    ]
+    grid, fixes = operands[0][1].grid, []
+    for (k, dim), order in ((here, cuts[there].axes), (there, cuts[here].axes)):
+        wanted = reduce(
+            lambda cut, axis: cut.split(axis, grid.size(axis)), order, Cut((), (0, cuts[k, dim].length))
+        )
+        if cuts[k, dim] != wanted:
+            fixes.append(Recut(k, dim, order))
+    return Misfit(", ".join(whats), *fixes)
 
 
 def broadcast(layouts: Sequence[Layout], owed: Owed) -> Layout:

@@ -22,6 +22,8 @@ def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, axis: str = "t
         raise ValueError(
             f"cross-entropy: logits {logits.layout} and targets {targets.layout}: one target a row"
         )
+    if targets.is_floating:
+        raise TypeError(f"cross-entropy: targets {targets.layout} are {targets.dtype}; integers are wanted")
     comm = logits.mesh[axis] if axis in logits.layout.cuts[-1].axes else None
     return apply(_cross_entropy, logits, targets, axis=axis, comm=comm)
 

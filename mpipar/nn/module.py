@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from mpipar.errors import UsageError
+from mpipar.errors import PlacementError, UsageError
 from mpipar.log import WeightRow
 from mpipar.tensor import Tensor, tensor
 
@@ -104,11 +104,15 @@ def _check_names(mine: set[str], theirs: set[str]) -> None:
 
 
 def _as_tensor(value: Any, parameter: Tensor) -> Tensor:
-    found: Tensor = value if isinstance(value, Tensor) else tensor(value, parameter.mesh, **_cuts(parameter))
-    if found.layout != parameter.layout:
-        raise UsageError(
-            f"load_state_dict: {parameter.name!r} is {parameter.layout}, what came is {found.layout}"
+    mine = f"load_state_dict: {parameter.name!r} is {parameter.layout}, what came is"
+    try:
+        found: Tensor = (
+            value if isinstance(value, Tensor) else tensor(value, parameter.mesh, **_cuts(parameter))
         )
+    except PlacementError as error:  # it lacks a dim that is cut
+        raise UsageError(f"{mine} {error}") from None
+    if found.layout != parameter.layout:
+        raise UsageError(f"{mine} {found.layout}")
     return found
 
 

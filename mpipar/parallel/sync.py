@@ -14,11 +14,12 @@ def sync_gradients(model: Module | Sequence[Tensor]) -> None:
 
     Call it on all ranks after the last backward of a step. A parameter without a gradient counts as zeros.
     After it a gradient has the placement of its weight; a further backward raises until `optimizer.step()`.
+    What was synced already stays as it is.
     """
-    for bucket in buckets(model.parameters() if isinstance(model, Module) else model):
+    parameters = model.parameters() if isinstance(model, Module) else model
+    for bucket in buckets([p for p in parameters if p.leaf.layout == p.leaf.wanted]):
         bucket.settle()
-        if any(parameter.leaf.layout != parameter.layout for parameter in bucket.parameters):
-            _allreduce(bucket)
+        _allreduce(bucket)
 
 
 def _allreduce(bucket: Bucket) -> None:

@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
-from mpipar.layout import Misfit, Partial, Placement, Replicate, Shard, move_bytes
-from mpipar.layout.layout import Fix
+from mpipar.layout import Layout, Partial, Placement, Replicate, Shard, move_bytes
+from mpipar.layout.layout import Fix, Recut
 from mpipar.log.words import human_bytes
 
 if TYPE_CHECKING:
     from mpipar.tensor.tensor import Tensor
 
-
-def advice(x: Tensor, name: str, fix: Fix) -> str:
-    """``x.allgather("tp")  (6.3 MB from each rank)``."""
-    return f"{spelled(x, name.strip(chr(39)), fix)}  ({price(x, fix)})"
+Step: TypeAlias = tuple[tuple[str, ...], Placement]  # axes that move together, and to what
 
 
-def spelled(x: Tensor, name: str, fix: Fix) -> str:
+def advice(x: Tensor, name: str, fix: Fix | Recut) -> str:
+    """``x.allgather("tp")  (6.3 MB from this rank)``: moves that are made one after the other, and what they send."""
+    layout, line, sent, local = x.layout, name.strip("'"), 0, True
+    for axes, to in _steps(layout, fix):
+        source = layout.placement(axes[0])
+        line += "." + _spelled(source, axes, to)
+        sent += max(move_bytes(layout, axis, to, x.mesh.coords, x.dtype.itemsize) for axis in axes)
+        local = local and (isinstance(source, Replicate) or isinstance(to, Partial))
+        layout = _after(layout, axes, to)
+    return f"{line}  ({'local, moves nothing' if local else f'{human_bytes(sent)} from this rank'})"
+
+
+def _steps(layout: Layout, fix: Fix | Recut) -> Sequence[Step]:
+    if isinstance(fix, Recut):
+        gathered = layout.cuts[fix.dim].axes
+        return [(gathered, Replicate()), *(((axis,), Shard(fix.dim)) for axis in fix.axes)]
+    inner = _inner_axes(layout, fix.axis)
+    if fix.to == Replicate():
+        return [((fix.axis, *inner), Replicate())]
+    return [*([(inner, Replicate())] if inner else []), ((fix.axis,), fix.to)]
+
+
+def _inner_axes(layout: Layout, axis: str) -> tuple[str, ...]:
+    """The axes that cut the same dim further inside."""
+    dim = layout.cut_dims.get(axis)
+    axes = () if dim is None else layout.cuts[dim].axes
+    return axes[axes.index(axis) + 1 :] if axes else ()
+
+
+def _spelled(source: Placement, axes: tuple[str, ...], to: Placement) -> str:
     """The move as a person would write it."""
-    match x.layout.placement(fix.axis), fix.to:
+    named = ", ".join(f'"{axis}"' for axis in axes)
+    match source, to:
         case Partial(), Replicate():
-            return f'{name}.allreduce("{fix.axis}")'
+            return f"allreduce({named})"
         case Shard(), Replicate():
-            return f'{name}.allgather("{fix.axis}")'
+            return f"allgather({named})"
         case Partial(), Shard(dim):
-            return f'{name}.reduce_scatter("{fix.axis}", dim={dim})'
+            return f"reduce_scatter({named}, dim={dim})"
         case Shard(), Shard(dim):
-            return f'{name}.alltoall("{fix.axis}", dim={dim})'
-    return f"{name}.redistribute({fix.axis}={fix.to})"
+            return f"alltoall({named}, dim={dim})"
+    return f"redistribute({axes[0]}={to})"
 
 
-def price(x: Tensor, fix: Fix) -> str:
-    """The bytes that this rank would send."""
-    source: Placement = x.layout.placement(fix.axis)
-    if isinstance(source, Replicate) or isinstance(fix.to, Partial):
-        return "local, moves nothing"
-    try:
-        sent = move_bytes(x.layout, fix.axis, fix.to, x.mesh.coords, x.dtype.itemsize)
-    except Misfit:
-        return "after the inner cuts"
-    return f"{human_bytes(sent)} from this rank"
+def _after(layout: Layout, axes: tuple[str, ...], to: Placement) -> Layout:
+    for axis in reversed(axes):
+        layout = layout.placed(axis, to)
+    return layout

@@ -42,9 +42,15 @@ def recorded(
     like: Tensor, local: Array, layout: Layout, name: str, operands: tuple[Tensor, ...], vjps: Vjps
 ) -> Tensor:
     """A Tensor of a result, on the tape if an operand is and recording is on."""
+    shape = tuple(local.shape)
+    wanted = layout.local_shape(like.mesh.coords)
+    if shape != wanted:
+        raise ValueError(
+            f"{name}: the result is {shape} on rank {like.mesh.rank}, by its layout {layout} {wanted}"
+        )
     nodes = tuple(x.node for x in operands)
-    node = Node(name, nodes, vjps) if is_recording() and any(n is not None for n in nodes) else None
-    return type(like)(local, like.mesh, layout, node=node)
+    on_tape = is_recording() and any(node is not None for node in nodes)
+    return type(like)(local, like.mesh, layout, node=Node(name, nodes, vjps, shape) if on_tape else None)
 
 
 def out_layout(

@@ -142,7 +142,8 @@ def _layout(mesh: Mesh, shape: Shape, placements: dict[str, Placement]) -> Layou
 def _made(local: Array, mesh: Mesh, layout: Layout, name: str, requires_grad: bool) -> Tensor:
     if requires_grad and not mesh.xp.is_floating(local):
         raise TypeError(f"{name or 'x'}: a tensor of {local.dtype} has no gradient")
-    leaf = Leaf(mesh.xp, layout.dual, name) if requires_grad else None
+    leaf = Leaf(mesh.xp, layout.dual, name, tuple(local.shape)) if requires_grad else None
+    local = mesh.xp.contiguous(local) if requires_grad else local  # optimizers update it in place
     return Tensor(local, mesh, layout, name=name, node=leaf)
 
 

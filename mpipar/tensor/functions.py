@@ -26,6 +26,8 @@ def embedding(table: Tensor, ids: Tensor) -> Tensor:
 
     An id outside 0 … V - 1 gives a zero row.
     """
+    if ids.is_floating:
+        raise TypeError(f"embedding: ids {ids.layout} are {ids.dtype}; integers are wanted")
     return apply(ops.embedding, table, ids)
 
 

@@ -16,6 +16,7 @@ from mpipar.backend import Array
 from mpipar.blocks import offsets
 from mpipar.errors import PlacementError
 from mpipar.layout import Layout, Misfit, Partial, Placement, Replicate, Shard, dual
+from mpipar.tensor.advice import advice
 from mpipar.tensor.apply import recorded
 
 if TYPE_CHECKING:
@@ -134,8 +135,9 @@ def planned(x: Tensor, axes: tuple[str, ...], to: Placement) -> Move:
             after = after.placed(axis, to)
     except Misfit as misfit:
         name = repr(x.name) if x.name else "x"
+        write = [f"\n  Write  {advice(x, name, fix)}  first" for fix in misfit.fixes]
         raise PlacementError(
-            f"move of {name} {before} to {to} on {', '.join(axes)}:\n  {misfit.reason}."
+            f"move of {name} {before} to {to} on {', '.join(axes)}:\n  {misfit.reason}.{''.join(write)}"
         ) from None
     return Move(x.mesh, axes, before, after)
 

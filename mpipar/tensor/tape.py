@@ -40,10 +40,12 @@ def is_recording() -> bool:
 class Node:
     """One recorded operation: where its operands come from and how a gradient goes back to them."""
 
-    __slots__ = ("name", "number", "operands", "vjps")
+    __slots__ = ("name", "number", "operands", "shape", "vjps")
 
-    def __init__(self, name: str, operands: tuple[Node | Leaf | None, ...], vjps: Vjps) -> None:
-        self.name, self.operands, self.number = name, operands, next(_numbers)
+    def __init__(
+        self, name: str, operands: tuple[Node | Leaf | None, ...], vjps: Vjps, shape: tuple[int, ...]
+    ) -> None:
+        self.name, self.operands, self.shape, self.number = name, operands, shape, next(_numbers)
         self.vjps: Vjps | None = vjps
 
 
@@ -53,10 +55,11 @@ class Leaf:
     They are added in place, into the buffer that was given (`adopt`) or into one of the leaf's own.
     """
 
-    __slots__ = ("_empty", "buffer", "home", "layout", "name", "wanted", "xp")
+    __slots__ = ("_empty", "buffer", "home", "layout", "name", "shape", "wanted", "xp")
 
-    def __init__(self, xp: Backend, wanted: Layout, name: str) -> None:
-        self.xp, self.wanted, self.name = xp, wanted, name  # wanted: the dual of the value's layout
+    def __init__(self, xp: Backend, wanted: Layout, name: str, shape: tuple[int, ...]) -> None:
+        self.xp, self.name, self.shape = xp, name, shape
+        self.wanted = wanted  # the dual of the value's layout
         self.layout = wanted
         self.buffer: Array | None = None
         self.home: Any = None  # the flat store that the buffer is part of, if any
@@ -118,6 +121,11 @@ def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
         for operand, gradient in zip(node.operands, _gradients(node, g), strict=True):
             if operand is None or gradient is None:
                 continue
+            if tuple(gradient.shape) != operand.shape:
+                raise GraphError(
+                    f"the vjp of {node.name!r} gave a gradient of {tuple(gradient.shape)} "
+                    f"for an operand that is {operand.shape} here"
+                )
             if isinstance(operand, Leaf):
                 operand.deposit(gradient)
                 continue

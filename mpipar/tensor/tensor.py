@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from mpipar import ops
@@ -202,11 +203,9 @@ class Tensor:
     # ---- arithmetic -------------------------------------------------------------------------------------
 
     def __add__(self, other: Tensor | Number) -> Tensor:
-        return (
-            apply(ops.add, self, other)
-            if isinstance(other, Tensor)
-            else apply(ops.add_number, self, number=other)
-        )
+        if isinstance(other, Tensor):
+            return apply(ops.add, self, other)
+        return apply(ops.add_number, self, number=_number(other))
 
     __radd__ = __add__
 
@@ -219,20 +218,16 @@ class Tensor:
         return apply(ops.add_number, -self, number=_number(other))
 
     def __mul__(self, other: Tensor | Number) -> Tensor:
-        return (
-            apply(ops.multiply, self, other)
-            if isinstance(other, Tensor)
-            else apply(ops.scale, self, by=_number(other))
-        )
+        if isinstance(other, Tensor):
+            return apply(ops.multiply, self, other)
+        return apply(ops.scale, self, by=_number(other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Tensor | Number) -> Tensor:
-        return (
-            apply(ops.divide, self, other)
-            if isinstance(other, Tensor)
-            else apply(ops.scale, self, by=1 / _number(other))
-        )
+        if isinstance(other, Tensor):
+            return apply(ops.divide, self, other)
+        return apply(ops.scale, self, by=1 / _number(other))
 
     def __rtruediv__(self, other: Number) -> Tensor:
         return apply(ops.reciprocal, self, number=_number(other))
@@ -316,7 +311,8 @@ class Tensor:
     def transpose(self, i: int, j: int) -> Tensor:
         """Two dims exchanged."""
         order = list(range(self.ndim))
-        order[i], order[j] = order[j], order[i]
+        i, j = normalized(i, self.ndim), normalized(j, self.ndim)
+        order[i], order[j] = j, i
         return self.permute(*order)
 
     def __getitem__(self, key: Any) -> Tensor:
@@ -346,8 +342,8 @@ class Tensor:
 
 def _number(value: Any) -> Number:
     """A Python number, so that a NumPy scalar does not widen what it meets."""
-    if isinstance(value, (int, float)):
-        return float(value) if isinstance(value, float) else value
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
     raise TypeError(
         f"a Tensor and a {type(value).__name__} do not mix: write mp.tensor(value, mesh, …) with placements"
     )

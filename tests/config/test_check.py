@@ -1,0 +1,126 @@
+"""What is wrong before a run starts is said before it starts.
+
+A failure shows a config that passed although it cannot run, one that was refused although it can, or a
+message that does not say what to write.
+"""
+
+from __future__ import annotations
+
+from math import inf, nan
+
+import pytest
+
+from mpipar.config import TrainConfig, check, mesh_axes, parse
+from mpipar.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("line", "ranks"),
+    [
+        ("", 1),
+        ("", 4),
+        ("--mesh dp=1", 1),
+        ("--mesh dp=2,tp=2", 4),
+        ("--mesh tp=3 --heads 4", 3),
+        ("--mesh tp=4,pp=1,cp=1,ep=1", 4),
+        ("--batch 12", 5),
+        ("--batch 4", 4),
+        ("--steps 0 --val-every 0 --sample 0 --clip 0 --weight-decay 0 --warmup 0", 1),
+        ("--mesh tp=4 --sequence-parallel --context 3", 4),
+        ("--micro-batch 100 --batch 3", 3),
+        (f"--seed {2**63 - 1} --dropout 0.999", 1),
+    ],
+)
+def test_what_can_run_passes(line: str, ranks: int) -> None:
+    check(parse(line.split()), ranks)
+
+
+@pytest.mark.parametrize(
+    ("line", "ranks", "message"),
+    [
+        (
+            "--mesh dp=4,tp=2",
+            4,
+            "--mesh dp=4,tp=2 needs 8 ranks, the job has 4: "
+            "write --mesh dp=4, dp=2,tp=2 or tp=4, or start mpirun -n 8",
+        ),
+        (
+            "--mesh dp=4",
+            1,
+            "--mesh dp=4 needs 4 ranks, the job has 1: write --mesh dp=1, or start mpirun -n 4",
+        ),
+        (
+            "--mesh tp=1",
+            2,
+            "--mesh tp=1 needs 1 rank, the job has 2: write --mesh dp=2 or tp=2, or start mpirun",
+        ),
+        ("--mesh dp=2 --heads 1 --batch 2", 7, "--mesh dp=2 needs 2 ranks, the job has 7: start mpirun -n 2"),
+        ("--mesh td=2", 2, "unknown axis 'td': did you mean tp?"),
+        ("--mesh pp=2", 2, "--mesh pp=2: train.py cuts over dp and tp only; leave pp out"),
+        ("--mesh dp=2,cp=2", 4, "--mesh dp=2,cp=2: train.py cuts over dp and tp only; leave cp out"),
+        ("--mesh ep=2", 2, "leave ep out"),
+        (
+            "--mesh tp=8",
+            8,
+            "--heads 6 are fewer than the 8 ranks of tp: write --heads 8 or more, or a mesh with tp=6",
+        ),
+        ("--width 100 --heads 6", 1, "--width 100 is not divisible by --heads 6: write --width 102"),
+        ("--width 2 --heads 6", 1, "--width 2 is not divisible by --heads 6: write --width 6"),
+        (
+            "--batch 3",
+            4,
+            "--batch 3 is smaller than the 4 ranks of dp: write --batch 4 or more, or a mesh with dp=3",
+        ),
+        ("--dtype float16", 1, "--dtype float16 is unknown: did you mean float64? Known: float32, float64"),
+        ("--dtype int", 1, "--dtype int is unknown. Known: float32, float64"),
+        ("--optimizer adamm", 1, "--optimizer adamm is unknown: did you mean adam? Known: adamw, adam, sgd"),
+        ("--schedule cosin", 1, "--schedule cosin is unknown: did you mean cosine? Known: cosine, constant"),
+        ("--steps -1", 1, "--steps -1: must be a whole number, at least 0"),
+        ("--dropout 1", 1, "--dropout 1.0: must be a finite number, at least 0, below 1"),
+        ("--lr 0", 1, "--lr 0.0: must be a finite number, above 0"),
+        (f"--seed {2**63}", 1, "--seed 9223372036854775808: must be a whole number, at least 0, below 9223"),
+    ],
+)
+def test_what_cannot_run_is_refused(line: str, ranks: int, message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        check(parse(line.split()), ranks)
+    assert str(raised.value).startswith(message) or message in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["batch", "context", "layers", "heads", "width", "val_batches", "log_every"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts_are_positive(name: str, value: int) -> None:
+    refused(name, value)
+
+
+@pytest.mark.parametrize("name", ["steps", "micro_batch", "warmup", "val_every", "sample", "seed"])
+def test_zero_is_the_least_of_what_can_be_off(name: str) -> None:
+    check(TrainConfig(**{name: 0}), 1)
+    refused(name, -1)
+
+
+@pytest.mark.parametrize("name", ["dropout", "lr", "clip", "weight_decay"])
+@pytest.mark.parametrize("value", [nan, inf, -inf, -1.0])
+def test_numbers_are_finite_and_not_negative(name: str, value: float) -> None:
+    refused(name, value)
+
+
+def refused(name: str, value: float) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(UsageError, match=f"^{flag} {value}: must be a "):
+        check(TrainConfig(**{name: value}), 1)
+
+
+def test_the_default_mesh_is_all_ranks_as_dp() -> None:
+    assert mesh_axes(TrainConfig(), 3) == {"dp": 3}
+    assert mesh_axes(TrainConfig(mesh="tp=3"), 3) == {"tp": 3}
+
+
+def test_every_mesh_that_a_refusal_names_fits() -> None:
+    with pytest.raises(UsageError) as raised:
+        check(TrainConfig(mesh="dp=5", heads=12, width=192), 12)
+    named = str(raised.value).partition("write --mesh ")[2].partition(", or start")[0]
+    meshes = named.replace(" or ", ", ").split(", ")
+    assert meshes == ["dp=12", "dp=6,tp=2", "dp=4,tp=3", "dp=3,tp=4", "dp=2,tp=6", "tp=12"]
+    for mesh in meshes:
+        check(TrainConfig(mesh=mesh, heads=12, width=192), 12)

@@ -1,0 +1,33 @@
+"""The meshes that the laws are tested on: all ranks on one axis, and every way to put them on two."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpipar.comm import world
+
+ONE_AXIS: dict[str, int] = {"tp": world().size}
+TWO_AXES: list[dict[str, int]] = [
+    {"dp": dp, "tp": world().size // dp} for dp in range(1, world().size + 1) if world().size % dp == 0
+]
+MIXED = TWO_AXES[len(TWO_AXES) // 2]  # ranks on both, where there are 4
+GRIDS = [ONE_AXIS, *TWO_AXES]
+
+
+def grid_name(axes: dict[str, int]) -> str:
+    return "-".join(f"{axis}{size}" for axis, size in axes.items())
+
+
+two_axes = pytest.mark.parametrize("axes", TWO_AXES, ids=grid_name)
+all_grids = pytest.mark.parametrize("axes", GRIDS, ids=grid_name)
+cpu_alone = pytest.mark.parametrize("device", ["cpu"], indirect=True)
+# for what takes long: how ranks are arranged is no matter of the device
+devices_and_grids = pytest.mark.parametrize(
+    ("device", "axes"),
+    [
+        pytest.param(device, axes, id=f"{device}-{grid_name(axes)}")
+        for device, grids in (("cpu", GRIDS), ("double", [ONE_AXIS, MIXED]))
+        for axes in grids
+    ],
+    indirect=["device"],
+)

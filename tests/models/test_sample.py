@@ -1,0 +1,57 @@
+"""Text from a model is the same on every mesh. A failure shows two texts, or what sampling left behind."""
+
+from __future__ import annotations
+
+import pytest
+from grids import ONE_AXIS, TWO_AXES, grid_name
+
+from mpipar.mesh import Mesh
+from mpipar.models import GPT, GPTConfig, sample
+from mpipar.testing.values import serial_mesh
+
+LENGTH = 6
+
+
+def model_on(mesh: Mesh, sequence: bool = False) -> GPT:
+    """Large weights, so that the next byte depends on those before it; dropout, which sampling must turn off."""
+    return GPT(GPTConfig(256, 6, 1, 3, 12, 0.5, sequence, seed=5, dtype="float64", std=0.5), mesh)
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("axes", TWO_AXES, ids=grid_name)
+def test_every_mesh_writes_the_same(axes, sequence, make_mesh):
+    mesh = make_mesh(**axes)
+    expected = sample(model_on(serial_mesh(mesh)), b"def ", LENGTH, seed=3)
+    assert sample(model_on(mesh, sequence), b"def ", LENGTH, seed=3) == expected
+
+
+def test_a_text_continues_its_prompt(make_mesh):
+    model = model_on(make_mesh(**ONE_AXIS))
+    text = sample(model, b"def ", LENGTH)
+    assert text.startswith(b"def ")
+    assert len(text) == 4 + LENGTH
+    assert sample(model, b"def ", 0) == b"def "
+    assert len(sample(model, b"", 3)) == 1 + 3  # a newline stands for nothing
+
+
+def test_only_the_context_counts(make_mesh):
+    model = model_on(make_mesh(**ONE_AXIS))
+    one, other = (sample(model, prompt + b"123456", LENGTH) for prompt in (b"aaa", b"bbb"))
+    assert one[3:] == other[3:]
+
+
+def test_seed_and_temperature_count(make_mesh):
+    model = model_on(make_mesh(**ONE_AXIS))
+    texts = {sample(model, b"def ", LENGTH, seed=seed) for seed in range(3)}
+    assert len(texts) == 3
+    likeliest = {sample(model, b"def ", LENGTH, temperature=0, seed=seed) for seed in range(3)}
+    assert len(likeliest) == 1
+    assert sample(model, b"def ", LENGTH, temperature=1e-3) in likeliest
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_as_it_was(training, make_mesh):
+    model = model_on(make_mesh(**ONE_AXIS)).train(training)
+    sample(model, b"def ", 2)
+    assert {module.training for module in model.modules()} == {training}
+    assert all(p.grad is None for p in model.parameters())

@@ -1,0 +1,132 @@
+"""Mistakes that one could make in mpipar, each with the law that must fail where it is made.
+
+`-p mutants.mutants` and MPIPAR_MUTANT=name put one of them into a pytest run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import mpipar.optim
+from mpipar.layout import Cut, Layout, Partial, Placement, Replicate, Shard
+from mpipar.models import Block
+from mpipar.nn.gradients import Bucket
+from mpipar.ops import Context
+from mpipar.optim import clip_grad_norm
+from mpipar.parallel import sync
+from mpipar.tensor import Tensor
+from mpipar.tensor.moves import TABLE
+
+Row = tuple[type[Placement], type[Placement]]
+
+
+class Mutant(NamedTuple):
+    """A mistake, and the law that it breaks: a file below tests/, and a word of the names of tests there."""
+
+    make: Callable[[], None]
+    file: str
+    word: str = ""
+
+
+def swap_rows(one: Row, other: Row) -> Callable[[], None]:
+    """Of two rows with shapes that fit, so that only the numbers are wrong."""
+
+    def make() -> None:
+        TABLE[one], TABLE[other] = TABLE[other], TABLE[one]
+
+    return make
+
+
+def drop_a_sum_over_tp() -> None:
+    """The first gradient of a bucket is summed over dp and not over tp."""
+    allreduce = sync._allreduce
+
+    def without_tp(bucket: Bucket) -> None:
+        first = bucket.parameters[0]
+        xp, owed = first.mesh.xp, first.layout.dual.partial
+        mine = xp.copy(first.leaf.buffer)
+        allreduce(bucket)
+        if "tp" in owed:
+            xp.copy_into(first.leaf.buffer, first.mesh["dp"].allreduce(mine) if "dp" in owed else mine)
+
+    sync._allreduce = without_tp
+
+
+def gather_the_outer_cut_first() -> None:
+    """Of two cuts of a dim any may move: its pieces are joined as they come, the rows out of order."""
+    inner_sizes = Layout.sizes
+
+    def without(layout: Layout, axis: str) -> Layout:
+        dim = layout.cut_dims.get(axis)
+        if dim is None:
+            return Layout(layout.grid, layout.cuts, layout.partial - {axis})
+        cut = Cut((), (0, layout.shape[dim]))
+        for other in layout.cuts[dim].axes:
+            cut = cut if other == axis else cut.split(other, layout.grid.size(other))
+        return layout.with_cut(dim, cut)
+
+    def sizes(layout: Layout, axes: tuple[str, ...], dim: int, coords: tuple[int, ...]) -> tuple[int, ...]:
+        if layout.cuts[dim].axes[-1] in axes:
+            return inner_sizes(layout, axes, dim, coords)
+        place = layout.grid.axes.index(axes[0])
+        return tuple(
+            len(layout.piece(dim, (*coords[:place], rank, *coords[place + 1 :])))
+            for rank in range(layout.grid.size(axes[0]))
+        )
+
+    Layout._without, Layout.sizes = without, sizes
+
+
+def seed_every_rank() -> None:
+    """A loss that all ranks have counts once on each of them."""
+    Tensor._seed = lambda loss: loss.mesh.xp.full((), 1.0, loss.mesh.xp.widen(loss.local).dtype)
+
+
+def reduce_once_more() -> None:
+    """A block ends with an allreduce that changes nothing but the price."""
+    forward = Block.__call__
+
+    def call(block: Block, *args: Any) -> Tensor:
+        return forward(block, *args).redistribute(tp=Partial()).redistribute(tp=Replicate())
+
+    Block.__call__ = call
+
+
+def drop_by_local_index() -> None:
+    """The masks of dropout begin anew on every rank."""
+    Context.index = lambda context, layout: [
+        context.xp.arange(0, n) for n in layout.local_shape(context.coords)
+    ]
+
+
+def count_every_copy() -> None:
+    """A gradient that several ranks hold alike counts on each of them."""
+
+    def clip(parameters: list[Tensor], max_norm: float) -> Tensor:
+        with patch.object(Layout, "is_first", lambda layout, coords: True):
+            return clip_grad_norm(parameters, max_norm)
+
+    mpipar.optim.clip_grad_norm = clip
+
+
+MOVES = ("tensor/test_moves.py", "every_move")
+MUTANTS = {
+    "a sum is kept on the first rank": Mutant(swap_rows((Partial, Replicate), (Replicate, Partial)), *MOVES),
+    "pieces are padded and not gathered": Mutant(swap_rows((Shard, Replicate), (Shard, Partial)), *MOVES),
+    "a slice is a reduce_scatter": Mutant(swap_rows((Replicate, Shard), (Partial, Shard)), *MOVES),
+    "a sum over tp is dropped": Mutant(drop_a_sum_over_tp, "parallel/test_sync.py"),
+    "the outer cut is gathered first": Mutant(gather_the_outer_cut_first, "tensor/test_redistribute.py"),
+    "the loss is seeded on every rank": Mutant(seed_every_rank, "tensor/test_tape.py"),
+    "one more allreduce in a block": Mutant(reduce_once_more, "nn/test_collectives.py"),
+    "dropout by the local index": Mutant(drop_by_local_index, "nn/test_layers.py", "Dropout"),
+    "clipping counts every copy": Mutant(count_every_copy, "optim/test_clip.py"),
+}
+
+
+def pytest_configure() -> None:
+    name = os.environ.get("MPIPAR_MUTANT")
+    if name:
+        MUTANTS[name].make()
