@@ -11,9 +11,9 @@ from datetime import datetime
 from time import perf_counter
 
 from mpipar import Mesh, no_grad
-from mpipar.comm import world
 from mpipar.config import TrainConfig, check, parse
 from mpipar.data import Batches, Corpus, TextBatches, on_first_rank
+from mpipar.job import world
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, check_out, prepare_out, readable, weights_table
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows

@@ -8,9 +8,10 @@ from math import prod
 from typing import Any
 
 from mpipar import backend
-from mpipar.comm import Comm, Ledger, among, world
+from mpipar.comm import Comm, Ledger
 from mpipar.config.axes import AXES, parse_axes
 from mpipar.errors import UsageError
+from mpipar.job import among, world
 from mpipar.layout.layout import Grid
 
 __all__ = ["Mesh"]

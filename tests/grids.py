@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpipar.comm import world
+from mpipar.job import world
 
 ONE_AXIS: dict[str, int] = {"tp": world().size}
 TWO_AXES: list[dict[str, int]] = [

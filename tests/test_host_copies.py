@@ -17,8 +17,8 @@ from double import DoubleBackend
 
 from mpipar import Mesh, no_grad, ops
 from mpipar.backend import Backend
-from mpipar.comm import world
 from mpipar.data import Batches, Corpus, TextBatches
+from mpipar.job import world
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.ops import Context, Op
 from mpipar.ops.base import Vjps

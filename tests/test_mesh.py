@@ -15,7 +15,8 @@ from double import DoubleBackend
 
 from mpipar import Mesh, UsageError
 from mpipar.backend import numpy as cpu
-from mpipar.comm import Comm, world
+from mpipar.comm import Comm
+from mpipar.job import world
 
 SIZE, RANK = world().size, world().rank
 GRIDS = [

@@ -1,71 +1,10 @@
-"""Explicit collectives on arrays. `world()` is where MPI starts, and nothing else starts it."""
+"""Explicit collectives on arrays, over MPI or on one rank alone, and the ledger of what was sent."""
 
 from __future__ import annotations
 
-from functools import cache
-
-from mpipar import backend
-from mpipar.comm import launcher, safety, threads
 from mpipar.comm.comm import Comm
 from mpipar.comm.handle import Handle, Transport
 from mpipar.comm.ledger import Call, Ledger
 from mpipar.comm.solo import Solo
-from mpipar.errors import LauncherError
 
-__all__ = ["Call", "Comm", "Handle", "Ledger", "among", "world", "world_if_started"]
-
-_world: Comm | None = None
-
-
-def world() -> Comm:
-    """All ranks of the job. The first call starts MPI; without an MPI and without a launcher: one rank alone.
-
-    Raises LauncherError where a launcher started us and MPI is missing or does not fit the launcher.
-    """
-    global _world  # noqa: PLW0603  (MPI itself is one per process)
-    if _world is None:
-        _world = Comm(_start(), "world", Ledger(), backend.get("cpu"))
-        threads.cap_blas_threads(_world)
-        launcher.mark_rank()
-        if _world.size > 1:
-            safety.install(_world)
-    return _world
-
-
-def world_if_started() -> Comm | None:
-    """`world()` if somebody has called it; never starts MPI."""
-    return _world
-
-
-def among(ranks: tuple[int, ...], label: str, ledger: Ledger, xp: backend.Backend) -> Comm:
-    """The communicator of these ranks of the world, in this order; only they call.
-
-    Meshes share it: MPI makes it once, and a program that makes meshes by the thousand does not run out of them.
-    """
-    return Comm(_transport(ranks), label, ledger, xp)
-
-
-@cache
-def _transport(ranks: tuple[int, ...]) -> Transport:
-    base = world()
-    if len(ranks) == 1:
-        return Solo()
-    if ranks == tuple(range(base.size)):
-        return base.transport
-    return base.transport.group(ranks)
-
-
-def _start() -> Transport:
-    launcher.refuse_child_of_rank()
-    try:
-        from mpipar.comm import mpi  # noqa: PLC0415  (importing it starts MPI)
-    except (ImportError, RuntimeError) as error:
-        if launcher.launched_size() > 1:
-            raise LauncherError(launcher.no_mpi_message(error)) from None
-        return Solo()
-    started = mpi.Mpi.world()
-    launcher.refuse_singletons(started.size, mpi.library_version())
-    return started
-
-
-safety.watch(world)  # a rank can fail before MPI has started, and the others would wait for it
+__all__ = ["Call", "Comm", "Handle", "Ledger", "Solo", "Transport"]

@@ -60,7 +60,7 @@ class Ledger:
             self._listeners = [other for other in self._listeners if other is not calls]
 
 
-CARRIERS = tuple(f"{PACKAGE}/{room}" for room in ("comm/", "tensor/", "mesh"))
+CARRIERS = tuple(f"{PACKAGE}/{room}" for room in ("comm/", "tensor/", "mesh.py"))
 
 
 def call_site() -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mpipar.comm.launcher import clean_environment
+from mpipar.job.launcher import clean_environment
 
 # Open MPI refuses more ranks than cores, and root, unless it is told otherwise; other MPIs do not look.
 OVERSUBSCRIBE = {
@@ -64,7 +64,7 @@ def launch(
     launcher set, with `env` on top. `mpirun` defaults to the one beside this Python, then the one on PATH.
     After `timeout` seconds all of its processes are killed and LaunchTimeout is raised.
 
-        done = launch(2, "from mpipar.comm import world\\nprint(world().rank)")
+        done = launch(2, "from mpipar.job import world\\nprint(world().rank)")
         assert done.returncode == 0, done.stderr
     """
     with _as_file(script) as path:

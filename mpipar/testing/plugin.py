@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from mpipar.comm import Comm, launcher, world
+from mpipar.comm import Comm
 from mpipar.errors import LauncherError
+from mpipar.job import launcher, world
 from mpipar.testing.report import KINDS, grouped, kind_of, outcome_of, ranks_text, settle
 from mpipar.testing.witness import Witness, start_referee
 

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from mpipar.backend import Array, DType
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.layout import Layout, Partial, Placement
 from mpipar.mesh import Mesh
 from mpipar.random import key

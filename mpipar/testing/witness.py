@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from mpipar.comm import Comm
-from mpipar.comm.ending import abort_quietly
+from mpipar.job.ending import abort_quietly
 
 DUMP_SIGNAL = signal.SIGRTMIN + 7  # one that no program or launcher uses
 REFEREE = Path(__file__).with_name("referee.py")

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from rank_data import folded, of_rank
 
-from mpipar.comm import Comm, Handle, world
+from mpipar.comm import Comm, Handle
+from mpipar.job import world
 from mpipar.mesh import Mesh
 
 SIZE, RANK = world().size, world().rank

@@ -15,7 +15,8 @@ import pytest
 from mpipar import Partial, Shard
 from mpipar import tensor as make_tensor
 from mpipar.blocks import balanced
-from mpipar.comm import Call, Comm, Ledger, world
+from mpipar.comm import Call, Comm, Ledger
+from mpipar.job import world
 from mpipar.mesh import Mesh
 from mpipar.nn import RowParallelLinear
 from mpipar.testing import count_collectives

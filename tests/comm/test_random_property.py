@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rank_data import COMBINE, DTYPES, cut, folded, of_rank
 
 from mpipar.blocks import balanced
-from mpipar.comm import Comm, world
+from mpipar.comm import Comm
+from mpipar.job import world
 from mpipar.mesh import Mesh
 
 SIZE, RANK = world().size, world().rank

@@ -9,9 +9,9 @@ import pytest
 from grids import TWO_AXES, grid_name
 
 from mpipar import Mesh, Replicate, Shard
-from mpipar.comm import world
 from mpipar.data import Batches, Corpus, TextBatches
 from mpipar.data.batches import MicroBatch
+from mpipar.job import world
 
 BATCH, CONTEXT = 7, 5
 TEXT = memoryview(bytes(7 * i * i % 251 for i in range(400)))

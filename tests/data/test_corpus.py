@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpipar.comm import world
 from mpipar.data import Corpus, FileEntry
 from mpipar.data.corpus import arrange, total, validates
 from mpipar.errors import UsageError
+from mpipar.job import world
 
 Tree = Callable[[dict[str, bytes]], Path]
 RunRanks = Callable[[int, Callable[[Any], Any]], list[Any]]

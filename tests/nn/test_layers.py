@@ -15,7 +15,7 @@ from grids import ONE_AXIS, devices_and_grids, grid_name
 from op_cases import IDS, TARGETS, Integers, Numbers
 
 from mpipar import Mesh, Shard, Tensor, models, nn
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.models import GPT, GPTConfig
 from mpipar.models.gpt import Block
 from mpipar.nn import (

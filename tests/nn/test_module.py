@@ -104,7 +104,7 @@ def test_weights_are_those_of_one_rank_and_each_rank_makes_its_piece(axes, make_
     with count_collectives(mesh) as counts:
         model = GPT(config, mesh)
     assert counts == {}
-    alone = GPT(config, mp.Mesh(ranks=[mp.comm.world().rank])).named_parameters()
+    alone = GPT(config, mp.Mesh(ranks=[mp.job.world().rank])).named_parameters()
     for name, w in model.named_parameters().items():
         np.testing.assert_array_equal(w.numpy(), alone[name].numpy())
         assert tuple(w.local.shape) == w.layout.local_shape(mesh.coords)

@@ -17,7 +17,7 @@ from op_cases import CASES
 
 from mpipar import PlacementError, Tensor, no_grad
 from mpipar.backend import Array
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.layout import Layout
 from mpipar.testing import check_every_placement, check_grads, legal_placements
 from mpipar.testing.moves import layouts_of

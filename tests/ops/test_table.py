@@ -13,7 +13,7 @@ from op_cases import CASES
 
 import mpipar
 from mpipar import Mesh, Tensor
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.ops import Op
 from mpipar.tensor.tape import Leaf, Node
 from mpipar.testing.values import leaf

@@ -15,7 +15,7 @@ from grids import ONE_AXIS, TWO_AXES, grid_name
 from weights import every_layout, local_bytes, send_gradient, weight, whole_gradient
 
 from mpipar import GraphError, Replicate
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.optim import clip_grad_norm
 from mpipar.parallel import sync_gradients
 from mpipar.testing import Tally, count_collectives

@@ -8,8 +8,8 @@ import pytest
 from grids import ONE_AXIS
 from weights import send_gradient, weight
 
-from mpipar.comm import world
 from mpipar.errors import DivergedError
+from mpipar.job import world
 from mpipar.parallel import stop_unless_finite, sync_gradients
 
 

@@ -12,7 +12,7 @@ from grids import ONE_AXIS, TWO_AXES, grid_name
 from weights import every_layout, local_bytes, send_gradient, weight, whole_gradient
 
 from mpipar import GraphError, Shard, Tensor
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.nn import Linear
 from mpipar.optim import SGD
 from mpipar.parallel import sync_gradients

@@ -12,7 +12,7 @@ from grids import ONE_AXIS, all_grids
 
 import mpipar as mp
 from mpipar import Partial, PlacementError, Shard
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.testing import count_collectives
 from mpipar.testing.moves import layouts_of
 from mpipar.testing.values import placed_as

@@ -12,7 +12,7 @@ import pytest
 from grids import ONE_AXIS, all_grids, cpu_alone, devices_and_grids, two_axes
 
 from mpipar import Partial, PlacementError, Replicate, Shard, randn
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.layout import move_bytes
 from mpipar.tensor.moves import TABLE
 from mpipar.testing import check_every_placement, check_grads, check_moves, count_collectives

@@ -14,7 +14,7 @@ from grids import MIXED, ONE_AXIS
 
 import mpipar as mp
 from mpipar import Mesh, Partial, Replicate, Shard, Tensor
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.layout import Cut, Layout
 from mpipar.nn import LayerNorm, Module
 from mpipar.ops import Context, op

@@ -25,7 +25,7 @@ filterwarnings = error
 HEAD = """\
 import os, re, signal, time
 import pytest
-from mpipar.comm import world
+from mpipar.job import world
 w = world()
 """
 Suite = Callable[..., Finished]

@@ -31,12 +31,12 @@ def curve(tmp_path_factory: pytest.TempPathFactory) -> Curve:
     data = write_text(tmp_path_factory.mktemp("data") / "words.txt")
 
     @cache
-    def run(mesh: str, flags: str = "") -> Run:
+    def run(mesh: str, flags: str) -> Run:
         ranks = prod(map(int, re.findall(r"\d+", mesh)))
         out: Path = tmp_path_factory.mktemp("curve") / "out"
         return train(ranks, f"{MODEL} --mesh {mesh} {flags}", out, data)
 
-    return run
+    return lambda mesh, flags="": run(mesh, flags)
 
 
 def differences(run: Run, serial: Run) -> list[tuple[int, str, float, float]]:

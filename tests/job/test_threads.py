@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipar.comm.threads import VARIABLES, share_of_cores
+from mpipar.job.threads import VARIABLES, share_of_cores
 from mpipar.testing import launch
 
 FIRST, SECOND = {0, 1, 2, 3}, {4, 5, 6, 7}
@@ -42,8 +42,8 @@ def test_ranks_together_do_not_exceed_the_cores(of_node: list[set[int]]) -> None
 PROGRAM = r"""
 import os, numpy
 os.sched_setaffinity(0, eval(os.environ.get("CORES", "os.sched_getaffinity(0)")))
-from mpipar.comm import world
-from mpipar.comm.threads import cap_blas_threads
+from mpipar.job import world
+from mpipar.job.threads import cap_blas_threads
 done = cap_blas_threads(world())
 print(f"{done.share} {done.chosen or '-'} {' '.join(str(count) for _, count in done.libraries)}\n", end="")
 """

@@ -16,7 +16,7 @@ from mpipar.testing import Finished, launch
 
 pytestmark = pytest.mark.launches
 
-HEAD = "import argparse, os, signal, sys, threading, time\nfrom mpipar.comm import ending, launcher, world\n"
+HEAD = "import argparse, os, signal, sys, threading, time\nfrom mpipar.job import ending, launcher, world\n"
 STARTED = HEAD + "from mpipar.errors import UsageError\nw = world()\n"
 EARLY = (
     HEAD + "from mpipar.errors import UsageError\nrank = launcher.launched_rank()\n"
@@ -87,7 +87,7 @@ def test_what_was_printed_before_is_not_lost() -> None:
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_a_hook_of_the_user_shows_the_error(order: str) -> None:
     hook = "sys.excepthook = lambda kind, error, trace: print('mine:', error, file=sys.stderr, flush=True)\n"
-    start = "from mpipar.comm import world\nw = world()\n"
+    start = "from mpipar.job import world\nw = world()\n"
     head = "import sys\n" + (hook + start if order == "before" else start + hook)
     done = run(head + "if w.rank == 1: raise ValueError('bad')\nw.barrier()\n")
     assert (done.returncode, said(done)[-1]) == (1, "mine: bad"), done.stderr
@@ -269,4 +269,4 @@ def test_hooks_are_in_place_without_a_launcher_too() -> None:
     body = "print(sys.exit.__module__)\nraise KeyboardInterrupt\n"
     done = launch(0, HEAD + body, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (130, "sys\n", "interrupted\n")
-    assert sys.excepthook.__module__ != "mpipar.comm.safety", "pytest is left alone"
+    assert sys.excepthook.__module__ != "mpipar.job.safety", "pytest is left alone"

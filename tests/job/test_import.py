@@ -27,7 +27,7 @@ for name in names:
     if name not in ("mpipar.comm.mpi", "mpipar.__main__"):
         importlib.import_module(name)
         started(name)
-from mpipar.comm import world_if_started
+from mpipar.job import world_if_started
 assert world_if_started() is None
 print(len(names))
 """
@@ -42,7 +42,7 @@ print(sorted(rooms & {"models", "data", "testing", "parallel"}), "mpi4py" in sys
 TRAIN_A_STEP = """
 import sys
 import mpipar as mp
-from mpipar.comm import world
+from mpipar.job import world
 from mpipar.models import GPT, GPTConfig
 from mpipar.optim import AdamW, clip_grad_norm
 from mpipar.parallel import sync_gradients

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from mpipar.comm import launcher
 from mpipar.errors import LauncherError
+from mpipar.job import launcher
 from mpipar.testing import launch
 
 # One write a line: lines of several ranks must not mix.
-HELLO = "from mpipar.comm import world\nw = world()\nprint(f'{w.rank} {w.size}\\n', end='')\n"
+HELLO = "from mpipar.job import world\nw = world()\nprint(f'{w.rank} {w.size}\\n', end='')\n"
 TOLD = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "PMI_RANK", "SLURM_STEP_NUM_TASKS")
 
 
@@ -81,7 +81,7 @@ def test_fitting_starts_are_not_refused(bare: pytest.MonkeyPatch) -> None:
 
 
 def test_a_child_of_a_rank_is_refused_unless_its_environment_is_clean(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv(launcher.MARK, "1")
+    bare.setenv(launcher.MARK, str(os.getppid()))
     launcher.refuse_child_of_rank()
     bare.setenv("PMI_RANK", "0")
     with pytest.raises(LauncherError, match=r"clean_environment\(\)"):
@@ -120,9 +120,9 @@ def test_no_mpi_under_a_launcher_says_once_how_to_install_one() -> None:
 
 CHILD = r"""
 import subprocess, sys
-from mpipar.comm.launcher import clean_environment
+from mpipar.job.launcher import clean_environment
 if w.rank == w.size - 1:
-    child = [sys.executable, "-c", "from mpipar.comm import world; print(f'child {world().size}\\n', end='')"]
+    child = [sys.executable, "-c", "from mpipar.job import world; print(f'child {world().size}\\n', end='')"]
     done = subprocess.run(child, env=clean_environment() if len(sys.argv) > 1 else None)
     print(f"{done.returncode}\n", end="", flush=True)
 w.barrier()
@@ -151,7 +151,7 @@ def test_a_child_of_a_rank_with_a_clean_environment_is_a_rank_alone() -> None:
 def test_a_rank_may_start_mpirun() -> None:
     inner = (
         "from mpipar.testing import launch\n"
-        "program = 'from mpipar.comm import world\\nprint(world().size)\\n'\n"
+        "program = 'from mpipar.job import world\\nprint(world().size)\\n'\n"
         "if w.rank == 1: print('inner', launch(2, program).stdout.split())\n"
         "w.barrier()\n"
     )

@@ -24,9 +24,9 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from mpipar.comm.comm import Comm
-from mpipar.comm.ending import Job, say
-from mpipar.comm.launcher import launched_size
 from mpipar.errors import LauncherError, UsageError
+from mpipar.job.ending import Job, say
+from mpipar.job.launcher import launched_size
 
 RETURNS = {opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in opmap}
 INTERRUPTED = 130  # what a shell reports after Ctrl-C

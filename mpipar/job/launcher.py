@@ -79,7 +79,7 @@ def refuse_child_of_rank() -> None:
     raise LauncherError(
         f"MPI cannot start here: this process is a child of a rank (process {parent}) and has inherited the\n"
         "  variables by which its launcher knows that rank. Start it with a clean environment:\n"
-        "    subprocess.run(…, env=mpipar.comm.launcher.clean_environment())\n"
+        "    subprocess.run(…, env=mpipar.job.launcher.clean_environment())\n"
         "  or, in a shell,\n"
         f"    env -u {MARK} $(printenv | grep -oE '^({'|'.join(PREFIXES)})[^=]*' | sed 's/^/-u /') python …"
     )

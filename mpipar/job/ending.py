@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 
 from mpipar.comm.comm import Comm
 from mpipar.comm.handle import Handle
-from mpipar.comm.launcher import launched_rank, launched_size
+from mpipar.job.launcher import launched_rank, launched_size
 
 PATIENCE = 1.0  # seconds in which all ranks must arrive to end together
 PRECEDENCE = 0.2  # seconds that rank 0 has to speak before the others do: of equal failures one is shown
