@@ -16,19 +16,9 @@ from mpipar.layout.layout import Grid
 
 __all__ = ["Mesh"]
 
-RESERVED = {
-    "name",
-    "mesh",
-    "shape",
-    "dtype",
-    "seed",
-    "std",
-    "requires_grad",
-    "ranks",
-    "device",
-    "low",
-    "high",
-}
+RESERVED = {  # the other arguments of what takes placements by axis name
+    "name", "mesh", "shape", "dtype", "seed", "std", "requires_grad", "ranks", "device", "low", "high",
+}  # fmt: skip
 
 
 class Mesh:
@@ -49,9 +39,7 @@ class Mesh:
         self.xp = backend.get(device)
         self.ledger = Ledger()
         job = world()
-        self._ranks = tuple(
-            range(job.size) if ranks is None else ranks
-        )  # of the job, by their rank in this mesh
+        self._ranks = tuple(range(job.size) if ranks is None else ranks)  # of the job, by their rank here
         _check(axes, self._ranks, job)
         self.rank, self.size = self._ranks.index(job.rank), len(self._ranks)
         self.grid = _grid(axes)
@@ -127,6 +115,6 @@ def _check(axes: dict[str, int], ranks: Sequence[int], job: Comm) -> None:
     if prod(axes.values()) != len(ranks):
         asked = ", ".join(f"{axis}={length}" for axis, length in axes.items())
         raise UsageError(
-            f"Mesh({asked}) wants {prod(axes.values())} ranks and there {'is' if len(ranks) == 1 else 'are'} "
-            f"{len(ranks)}; write Mesh(dp={len(ranks)}) or other sizes with that product, or start more or fewer ranks"
+            f"Mesh({asked}): the product of the sizes is {prod(axes.values())}, the number of ranks {len(ranks)}; "
+            f"write Mesh(dp={len(ranks)}) or other sizes with that product, or start more or fewer ranks"
         )

@@ -132,7 +132,7 @@ def test_meshes_by_the_hundred_do_not_use_up_the_communicators_of_mpi() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too many": (
         {"dp": SIZE + 1, "tp": 2},
-        f"Mesh(dp={SIZE + 1}, tp=2) wants {2 * SIZE + 2} ranks and there {'is' if SIZE == 1 else 'are'} {SIZE}; "
+        f"Mesh(dp={SIZE + 1}, tp=2): the product of the sizes is {2 * SIZE + 2}, the number of ranks {SIZE}; "
         f"write Mesh(dp={SIZE})",
     ),
     "zero": ({"dp": 0, "tp": SIZE}, "axis dp=0; a size is a whole number of at least 1"),
@@ -151,12 +151,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "product of some": (
         {"ranks": [RANK], "tp": 2},
-        "Mesh(tp=2) wants 2 ranks and there is 1; write Mesh(dp=1)",
+        "Mesh(tp=2): the product of the sizes is 2, the number of ranks 1; write Mesh(dp=1)",
     ),
 }
 if SIZE > 1:
-    REFUSED["too few"] = ({"tp": 1}, f"Mesh(tp=1) wants 1 ranks and there are {SIZE}; write Mesh(dp={SIZE})")
-    REFUSED["nothing named"] = ({}, f"Mesh() wants 1 ranks and there are {SIZE}; write Mesh(dp={SIZE})")
+    REFUSED["too few"] = (
+        {"tp": 1},
+        f"Mesh(tp=1): the product of the sizes is 1, the number of ranks {SIZE}; write Mesh(dp={SIZE})",
+    )
+    REFUSED["nothing named"] = (
+        {},
+        f"Mesh(): the product of the sizes is 1, the number of ranks {SIZE}; write Mesh(dp={SIZE})",
+    )
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED.keys())
@@ -185,7 +191,7 @@ def test_parse() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"dp={SIZE},tp=7", f"Mesh(dp={SIZE}, tp=7) wants {7 * SIZE} ranks"),
+        (f"dp={SIZE},tp=7", f"Mesh(dp={SIZE}, tp=7): the product of the sizes is {7 * SIZE}"),
         ("tpp=2", "unknown axis 'tpp': did you mean tp?"),
         ("dp", "'dp' is no axis; write name=size"),
         ("dp=0", "the size of 'dp' is '0'"),

@@ -47,9 +47,7 @@ class Grid:
 
     axes: tuple[str, ...]
     sizes: tuple[int, ...]
-    named: tuple[
-        str, ...
-    ] = ()  # those that the user named: gradients are owed there even where their size is 1
+    named: tuple[str, ...] = ()  # by the user: there gradients are owed even where the size is 1
 
     def size(self, axis: str) -> int:
         return self.sizes[self.axes.index(axis)]

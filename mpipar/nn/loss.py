@@ -55,10 +55,8 @@ def _cross_entropy(
     t = targets.reshape(-1)
     z = logits.reshape(t.size, logits.shape[-1])  # (N, V here)
     first = context.first(0, context.layouts[0].ndim - 1)
-    top = xp.max(z, (1,))
-    top = (
-        top if comm is None else comm.allreduce(top, "max")
-    )  # not differentiated: the result does not depend on it
+    top = xp.max(z, (1,))  # not differentiated: the result does not depend on it
+    top = top if comm is None else comm.allreduce(top, "max")
     total = xp.exp_sum(z, top)
     lse = xp.log(total if comm is None else comm.allreduce(total)) + top
     kept = xp.cast(t >= 0, z.dtype)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mpipar.backend import Array
 from mpipar.blocks import offsets
 from mpipar.errors import PlacementError
-from mpipar.layout import Layout, Misfit, Partial, Placement, Replicate, Shard, dual
+from mpipar.layout import Layout, Misfit, Partial, Placement, Replicate, Shard
 from mpipar.tensor.advice import advice
 from mpipar.tensor.apply import recorded
 
@@ -153,6 +153,3 @@ def in_cut_order(layout: Layout, axes: tuple[str, ...]) -> tuple[str, ...]:
 def _dim(placement: Placement) -> int:
     assert isinstance(placement, Shard), placement
     return placement.dim
-
-
-__all__ = ["TABLE", "Move", "dual", "moved"]

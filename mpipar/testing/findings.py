@@ -70,9 +70,8 @@ class Findings:
         told = self.mesh.world.allgather_object(mine)
         found = [f"rank {rank}: {text}" for rank, (_, _, texts, _, _) in enumerate(told) for text in texts]
         found += _compared_differently([theirs for _, theirs, _, _, _ in told]) or self._apart(told, rtol)
-        found = self.mesh.world.broadcast_object(
-            found
-        )  # a move that is wrong gives the ranks different wholes
+        # Where a move is wrong the ranks' wholes may differ: rank 0 judges for all.
+        found = self.mesh.world.broadcast_object(found)
         if found:
             more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
             raise AssertionError("\n  ".join([f"{title} on {self.mesh!r}:", *found[:SHOWN], *more]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Generator
 from typing import Any
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("mpipar_test_grace", "seconds to finish for the others after a rank failed", default="10")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", LAUNCHES)
     if launcher.launched_size() > 1:
@@ -38,7 +40,20 @@ def pytest_configure(config: pytest.Config) -> None:
             comm = world().duplicate("tests")
         except LauncherError as error:
             raise pytest.UsageError(str(error)) from None
+        own_temporary_directory(config, comm.rank)
         config.pluginmanager.register(Ranks(config, comm), "mpipar ranks")
+
+
+def own_temporary_directory(config: pytest.Config, rank: int) -> None:
+    """A place for `tmp_path` on each rank: pytest tidies the one it has, and ranks would tidy it at the same time."""
+    if config.option.basetemp:
+        os.makedirs(config.option.basetemp, exist_ok=True)
+        config.option.basetemp = os.path.join(config.option.basetemp, f"rank-{rank}")
+        return
+    root = os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    mine = os.path.join(root, f"pytest-ranks-of-{os.getuid()}", str(rank))
+    os.makedirs(mine, mode=0o700, exist_ok=True)
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = mine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,13 +97,16 @@ class Ranks:
         if self._comm.rank > 0:
             session.exitstatus = 0  # rank 0 speaks: a launcher may end all ranks at the first other code
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self) -> None:
-        with self._witness.waiting():
-            self._comm.barrier()
-        self._witness.close()
-        if self._referee is not None:
-            self._referee.wait()
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_unconfigure(self) -> Generator[None, None, None]:
+        try:
+            yield
+        finally:  # whatever another plugin's end runs into: the other ranks wait here
+            with self._witness.waiting():
+                self._comm.barrier()
+            self._witness.close()
+            if self._referee is not None:
+                self._referee.wait()
 
     # ---- the same tests everywhere ----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Each test starts a program on three ranks. A failure shows what it printed; Laun
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -173,7 +174,8 @@ def test_sys_exit_under_a_runner(way: str, tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(STARTED + HASTE + "if w.rank == 1: sys.exit(3)\nw.barrier()\n")
     if way == "module":
-        done = launch(3, "mine", python_args=["-m"], cwd=tmp_path, timeout=30)
+        path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+        done = launch(3, "mine", python_args=["-m"], env={"PYTHONPATH": path}, timeout=30)
     else:
         done = run(f"import runpy\nrunpy.run_path({str(mine)!r}, run_name='__main__')\n")
     assert (done.returncode, len(said(done))) == (3, 1), done.stderr
