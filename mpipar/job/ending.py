@@ -76,6 +76,7 @@ class Job:
             time.sleep(PRECEDENCE)
         if self._claim(trace):
             show()
+            time.sleep(PRECEDENCE if self.rank > 0 else 0)  # holds the claim until the others have come here
         else:
             time.sleep(PATIENCE)  # the rank that speaks must not be ended in the middle of a word
         if control is not None:

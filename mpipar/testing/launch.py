@@ -24,7 +24,8 @@ OVERSUBSCRIBE = {
     "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
 }
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-HOST = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST")  # the child is not part of our pytest session
+# Not for the child: it is not part of our pytest session, and unbuffered lines of ranks would mix.
+HOST = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST", "PYTHONUNBUFFERED")
 
 
 @dataclass(frozen=True)
