@@ -13,7 +13,8 @@ from mpipar.tensor.apply import apply
 
 
 def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, axis: str = "tp") -> Tensor:
-    """-log softmax(logits)[target] for each row: (…, V), (…) integers → (…). Rows with a target below 0 give 0.
+    """-log softmax(logits)[target] for each row: (…, V), (…) integers → (…). Rows with a target below 0 give 0,
+    those with one outside the vocabulary NaN.
 
     Where the vocabulary is sharded over `axis` the result is Partial there, and this is one of the few operations
     that communicate: two allreduces of one number a row forward, none backward. Where it is whole, none.
@@ -59,7 +60,8 @@ def _cross_entropy(
     top = top if comm is None else comm.allreduce(top, "max")
     total = xp.exp_sum(z, top)
     lse = xp.log(total if comm is None else comm.allreduce(total)) + top
-    kept = xp.cast(t >= 0, z.dtype)
+    known = t < context.layouts[0].shape[-1]
+    kept = xp.where(known, xp.cast(t >= 0, z.dtype), float("nan"))
     owed = lse if comm is None or comm.rank == 0 else 0
     loss = (owed - xp.pick(z, t, first)) * kept
 

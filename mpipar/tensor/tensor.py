@@ -237,6 +237,10 @@ class Tensor:
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """(…, K) @ (K, N), or batches of matrices."""
+        if not isinstance(other, Tensor):
+            raise TypeError(
+                f"a Tensor @ {type(other).__name__}: write mp.tensor(value, mesh, …) with placements"
+            )
         if other.ndim == 2:
             return self.contract(other)
         return apply(ops.matmul, self, other)

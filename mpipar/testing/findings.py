@@ -68,13 +68,18 @@ class Findings:
         names = [dot.what for dot in self._dots] + [value.what for value in self._values]
         mine = (self.mesh.coords, names, self._texts, self._dots, self._arrays)
         told = self.mesh.world.allgather_object(mine)
-        found = [f"rank {rank}: {text}" for rank, (_, _, texts, _, _) in enumerate(told) for text in texts]
-        found += _compared_differently([theirs for _, theirs, _, _, _ in told]) or self._apart(told, rtol)
         # Where a move is wrong the ranks' wholes may differ: rank 0 judges for all.
-        found = self.mesh.world.broadcast_object(found)
+        found = self.mesh.world.broadcast_object(self._judged(told, rtol) if self.mesh.rank == 0 else [])
         if found:
             more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
             raise AssertionError("\n  ".join([f"{title} on {self.mesh!r}:", *found[:SHOWN], *more]))
+
+    def _judged(self, told: list[Any], rtol: float) -> list[str]:
+        """Everything that is wrong, by what all ranks told."""
+        found = [f"rank {rank}: {text}" for rank, (_, _, texts, _, _) in enumerate(told) for text in texts]
+        return found + (
+            _compared_differently([names for _, names, _, _, _ in told]) or self._apart(told, rtol)
+        )
 
     def _apart(self, told: list[Any], rtol: float) -> list[str]:
         """What is not as it should be, by what all ranks told."""

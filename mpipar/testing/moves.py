@@ -36,8 +36,9 @@ def check_moves(
     findings, made = Findings(mesh), 0
     whole = mesh.xp.to_host(represented(mesh, Layout.make(mesh.grid, shape, {}), VALUE))
     for layout in layouts_of(mesh, shape, axes):
+        local = represented(mesh, layout, VALUE)
         for axis, to in product(axes, placements_of(len(shape))):
-            made += _check_move(findings, layout, axis, to, whole)
+            made += _check_move(findings, leaf(local, mesh, layout, "x"), axis, to, whole)
     findings.settle(f"check_moves of {shape}", rtol)
     return made
 
@@ -49,11 +50,10 @@ def layouts_of(mesh: Mesh, shape: tuple[int, ...], axes: Sequence[str]) -> Itera
             yield Layout.make(mesh.grid, shape, placements)
 
 
-def _check_move(findings: Findings, layout: Layout, axis: str, to: Placement, whole: Any) -> bool:
+def _check_move(findings: Findings, x: Tensor, axis: str, to: Placement, whole: Any) -> bool:
     """Whether something was moved: not where it was refused."""
-    mesh, source = findings.mesh, layout.placement(axis)
+    layout, source = x.layout, x.layout.placement(axis)
     what = f"{layout} {axis}={source} to {to}"
-    x = leaf(represented(mesh, layout, VALUE), mesh, layout, "x")
     try:
         y = x.redistribute(**{axis: to})
     except PlacementError as error:

@@ -9,8 +9,8 @@ from mpipar.mesh import Mesh
 from mpipar.nn import Module
 from mpipar.tensor import Tensor
 from mpipar.testing.findings import Findings, on_host
-from mpipar.testing.placements import Combination, legal_placements
-from mpipar.testing.values import leaf, placed_as, represented, serial_mesh, spread
+from mpipar.testing.placements import Combination, legal_among
+from mpipar.testing.values import Whole, leaf, placed_as, represented, serial_mesh, wholes_of
 
 Function: TypeAlias = Callable[..., Tensor]  # of the inputs; of the module and the inputs, where one is made
 Make: TypeAlias = Callable[[Mesh], Module]
@@ -36,8 +36,8 @@ def check_parallel(f: Function, *inputs: Tensor, make: Make | None = None, rtol:
     """
     mesh, alone = inputs[0].mesh, serial_mesh(inputs[0].mesh)
     placements = [placed_as(x.layout) for x in inputs]
-    wholes = [x.numpy() for x in inputs]
-    expected = _run(f, make, alone, [spread(w, alone, p) for w, p in zip(wholes, placements, strict=True)])
+    serial = [whole.on(alone, p) for whole, p in zip(wholes_of(inputs), placements, strict=True)]
+    expected = _run(f, make, alone, serial)
     found = _run(f, make, mesh, [_as_leaf(x) for x in inputs])
     findings = Findings(mesh)
     _compare(findings, "", found, _on_host(expected))
@@ -61,10 +61,10 @@ def check_every_placement(
     2
     """
     mesh, alone = inputs[0].mesh, serial_mesh(inputs[0].mesh)
-    wholes = [x.numpy() for x in inputs]
+    wholes = wholes_of(inputs)
     asked = _bound(f, make, mesh)
     findings, expected, count = Findings(mesh), None, 0
-    for combination in legal_placements(asked, *inputs, axes=axes):
+    for combination in legal_among(asked, wholes, mesh, axes or mesh.grid.named):
         if expected is None:  # of the first combination: on one rank all of them are the same numbers
             expected = _on_host(_run(f, make, alone, _spread_all(wholes, alone, combination)))
         found = _run(f, make, mesh, _spread_all(wholes, mesh, combination))
@@ -133,9 +133,8 @@ def _compare(findings: Findings, where: str, found: Run, expected: dict[str, Any
             findings.value(what, x, whole)
 
 
-def _spread_all(wholes: Sequence[Any], mesh: Mesh, combination: Combination) -> list[Tensor]:
-    both = zip(wholes, combination, strict=True)
-    return [spread(whole, mesh, placements, f"input {k}") for k, (whole, placements) in enumerate(both)]
+def _spread_all(wholes: Sequence[Whole], mesh: Mesh, combination: Combination) -> list[Tensor]:
+    return [whole.on(mesh, placements) for whole, placements in zip(wholes, combination, strict=True)]
 
 
 def _as_leaf(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from mpipar.errors import PlacementError
 from mpipar.layout import Layout, Partial, Placement, Replicate, Shard
 from mpipar.mesh import Mesh
 from mpipar.tensor import Tensor, no_grad
-from mpipar.testing.values import spread
+from mpipar.testing.values import Whole, wholes_of
 
 Placements: TypeAlias = dict[str, Placement]  # by axis; the order is the order of the cuts
 Combination: TypeAlias = tuple[Placements, ...]  # one an input
@@ -34,15 +34,29 @@ def legal_placements(
     ({'tp': Shard(0)},)
     """
     mesh = inputs[0].mesh
-    axes = mesh.grid.named if axes is None else tuple(axes)
-    asked = _Asked(f, inputs)
-    alone = [list(product(*([{axis: p} for p in placements_of(x.ndim)] for x in inputs))) for axis in axes]
-    if asked.takes(tuple(dict.fromkeys(axes, Replicate()) for _ in inputs)):
-        alone = [[c for c in combinations if asked.takes(c)] for combinations in alone]
+    yield from legal_among(f, wholes_of(inputs), mesh, mesh.grid.named if axes is None else tuple(axes))
+
+
+def legal_among(
+    f: Callable[..., Tensor], wholes: Sequence[Whole], mesh: Mesh, axes: Sequence[str]
+) -> Iterator[Combination]:
+    """`legal_placements` of values."""
+
+    def is_legal(combination: Combination) -> bool:
+        return _takes(
+            f, [whole.on(mesh, placements) for whole, placements in zip(wholes, combination, strict=True)]
+        )
+
+    shapes = [whole.array.shape for whole in wholes]
+    alone = [
+        list(product(*([{axis: p} for p in placements_of(len(shape))] for shape in shapes))) for axis in axes
+    ]
+    if is_legal(tuple(dict.fromkeys(axes, Replicate()) for _ in wholes)):
+        alone = [[c for c in combinations if is_legal(c)] for combinations in alone]
     for parts in product(*alone):
-        joined = [{axis: p for part in parts for axis, p in part[k].items()} for k in range(len(inputs))]
-        options = [cut_orders(mesh, x.shape, p) for x, p in zip(inputs, joined, strict=True)]
-        yield from (c for c in product(*options) if asked.takes(c))
+        joined = [{axis: p for part in parts for axis, p in part[k].items()} for k in range(len(wholes))]
+        options = [cut_orders(mesh, shape, p) for shape, p in zip(shapes, joined, strict=True)]
+        yield from (c for c in product(*options) if is_legal(c))
 
 
 def placements_of(ndim: int) -> list[Placement]:
@@ -59,25 +73,10 @@ def cut_orders(mesh: Mesh, shape: tuple[int, ...], placements: Placements) -> li
     return list(found.values())
 
 
-class _Asked:
-    """f, and its inputs as whole values, spread in any way that is asked for."""
-
-    def __init__(self, f: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-        self.f, self.mesh = f, inputs[0].mesh
-        self.wholes = [x.numpy() for x in inputs]
-        self.made: dict[tuple[int, tuple[tuple[str, Placement], ...]], Tensor] = {}
-
-    def takes(self, combination: Combination) -> bool:
-        tensors = [self._spread(k, placements) for k, placements in enumerate(combination)]
-        try:
-            with no_grad():
-                self.f(*tensors)
-        except PlacementError:
-            return False
-        return True
-
-    def _spread(self, k: int, placements: Placements) -> Tensor:
-        key = k, tuple(placements.items())
-        if key not in self.made:
-            self.made[key] = spread(self.wholes[k], self.mesh, placements, f"input {k}")
-        return self.made[key]
+def _takes(f: Callable[..., Tensor], inputs: Sequence[Tensor]) -> bool:
+    try:
+        with no_grad():
+            f(*inputs)
+    except PlacementError:
+        return False
+    return True

@@ -6,7 +6,7 @@ every rank holds a term of its own, which shows what the first rank's value amon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -20,29 +20,39 @@ from mpipar.tensor.tape import Leaf
 
 
 def represented(mesh: Mesh, layout: Layout, name: str, dtype: DType = "float64") -> Array:
-    """My part of the random value `name`, normal with standard deviation 1, in random terms where it is Partial."""
-    drawn = _drawn(mesh, layout, dtype, name)
-    base = drawn if _term_number(mesh, layout)[0] == 0 else mesh.xp.zeros(drawn.shape, dtype)
-    return mesh.xp.cast(base + noise(mesh, layout, name, dtype), dtype)
-
-
-def noise(mesh: Mesh, layout: Layout, name: str, dtype: DType = "float64") -> Array | float:
-    """Terms that sum to zero over the Partial axes."""
-    number, count = _term_number(mesh, layout)
-    if count == 1:
-        return 0.0
-    mine, next_one = (_drawn(mesh, layout, dtype, name, f"term {k % count}") for k in (number, number + 1))
-    return mine - next_one
+    """My part of the random value `name`, between -1 and 1, in random terms where it is Partial."""
+    first = _term_number(mesh, layout)[0] == 0
+    shape = layout.local_shape(mesh.coords)
+    base = _drawn(mesh, layout, dtype, name) if first else mesh.xp.zeros(shape, dtype)
+    return _in_terms(mesh, layout, base, name)
 
 
 def spread(whole: Any, mesh: Mesh, placements: Mapping[str, Placement], name: str = "") -> Tensor:
     """A leaf with a global value that every rank has; in random terms where it is Partial. Integers are no leaf."""
     named: dict[str, Any] = dict(placements)
     x = tensor(whole, mesh, name=name, **named)
-    if not x.is_floating:
-        return x
-    local = mesh.xp.cast(x.local + noise(mesh, x.layout, name, x.dtype), x.dtype)
-    return leaf(local, mesh, x.layout, name)
+    return leaf(_in_terms(mesh, x.layout, x.local, name), mesh, x.layout, name) if x.is_floating else x
+
+
+class Whole:
+    """A global value, spread in any way that is asked for; each way is made once. Making it is collective."""
+
+    def __init__(self, x: Tensor, name: str) -> None:
+        self.array, self.name = x.numpy(), name
+        self._made: dict[tuple[Mesh, tuple[tuple[str, Placement], ...]], Tensor] = {}
+
+    def on(self, mesh: Mesh, placements: Mapping[str, Placement]) -> Tensor:
+        """A leaf without a gradient."""
+        key = mesh, tuple(placements.items())
+        if key not in self._made:
+            self._made[key] = spread(self.array, mesh, placements, self.name)
+        x = self._made[key]
+        return leaf(x.local, mesh, x.layout, x.name) if x.is_floating else x
+
+
+def wholes_of(inputs: Sequence[Tensor]) -> list[Whole]:
+    """The global values of inputs. Collective."""
+    return [Whole(x, x.name or f"input {k}") for k, x in enumerate(inputs)]
 
 
 def leaf(local: Array, mesh: Mesh, layout: Layout, name: str = "") -> Tensor:
@@ -65,7 +75,16 @@ def serial_mesh(mesh: Mesh) -> Mesh:
 def _drawn(mesh: Mesh, layout: Layout, dtype: DType, *parts: str) -> Array:
     pieces = [layout.piece(dim, mesh.coords) for dim in range(layout.ndim)]
     index = [mesh.xp.arange(piece.start, piece.stop) for piece in pieces]
-    return mesh.xp.normal(key(0, "testing", *parts), index, dtype)
+    return mesh.xp.cast(mesh.xp.uniform(key(0, "testing", *parts), index, dtype) * 2 - 1, dtype)
+
+
+def _in_terms(mesh: Mesh, layout: Layout, local: Array, name: str) -> Array:
+    """With noise added that sums to zero over the Partial axes."""
+    number, count = _term_number(mesh, layout)
+    if count == 1:
+        return local
+    mine, other = (_drawn(mesh, layout, local.dtype, name, f"term {k % count}") for k in (number, number + 1))
+    return mesh.xp.cast(local + (mine - other), local.dtype)
 
 
 def _term_number(mesh: Mesh, layout: Layout) -> tuple[int, int]:

@@ -87,3 +87,11 @@ def test_what_does_not_fit_is_refused(mesh):
         vocab_parallel_cross_entropy(mp.tensor(Z, mesh, tp=Partial()), mp.tensor(T, mesh))
     with pytest.raises(TypeError, match="integers"):
         vocab_parallel_cross_entropy(logits, mp.tensor(T * 1.0, mesh))
+
+
+@pytest.mark.parametrize("placement", [Replicate(), Shard(2)])
+def test_a_target_outside_the_vocabulary_is_no_number(placement, mesh):
+    targets = T.copy()
+    targets[0, 1] = Z.shape[-1]
+    loss = vocab_parallel_cross_entropy(mp.tensor(Z, mesh, tp=placement), mp.tensor(targets, mesh)).numpy()
+    assert np.argwhere(np.isnan(loss)).tolist() == [[0, 1]]

@@ -21,7 +21,7 @@ from mpipar.job import world
 from mpipar.layout import Layout
 from mpipar.testing import check_every_placement, check_grads, legal_placements
 from mpipar.testing.moves import layouts_of
-from mpipar.testing.values import spread
+from mpipar.testing.values import wholes_of
 
 cases = pytest.mark.parametrize("name", CASES)
 
@@ -30,7 +30,7 @@ cases = pytest.mark.parametrize("name", CASES)
 @cpu_alone
 def test_gradients_are_numerical(name, make_mesh):
     case = CASES[name]
-    check_grads(case.f, *case.make(make_mesh(ranks=(world().rank,))))
+    check_grads(case.f, *case.make(make_mesh(ranks=(world().rank,))), rtol=1e-8)
 
 
 @cases
@@ -38,12 +38,10 @@ def test_gradients_are_numerical(name, make_mesh):
 def test_dot_test_over_ranks_on_every_placement(name, make_mesh, count_cases):
     case, mesh = CASES[name], make_mesh(**ONE_AXIS)
     inputs = case.make(mesh)
-    wholes = [x.numpy() for x in inputs]
+    wholes = wholes_of(inputs)
     for combination in legal_placements(case.f, *inputs):
-        parts = [
-            spread(whole, mesh, p, x.name) for whole, p, x in zip(wholes, combination, inputs, strict=True)
-        ]
-        check_grads(case.f, *parts, directions=1, elements=0)
+        parts = [whole.on(mesh, p) for whole, p in zip(wholes, combination, strict=True)]
+        check_grads(case.f, *parts, directions=1, elements=0, rtol=1e-8)
         count_cases["dot tests of operations"] += 1
 
 

@@ -13,16 +13,16 @@ from op_cases import CASES
 
 from mpipar import Tensor
 from mpipar.testing import legal_placements
-from mpipar.testing.values import leaf, represented, spread
+from mpipar.testing.values import leaf, represented, spread, wholes_of
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_operation_rounds_once(name, make_mesh):
     case, mesh = CASES[name], make_mesh(**ONE_AXIS)
     inputs = case.make(mesh, "bfloat16")
-    wholes = [x.numpy() for x in inputs]
+    wholes = wholes_of(inputs)
     for combination in legal_placements(case.f, *inputs):
-        stored = [spread(whole, mesh, p) for whole, p in zip(wholes, combination, strict=True)]
+        stored = [whole.on(mesh, p) for whole, p in zip(wholes, combination, strict=True)]
         wide = [leaf(mesh.xp.widen(x.local), mesh, x.layout) if x.is_floating else x for x in stored]
         y, expected = case.f(*stored), case.f(*wide)
         assert str(y.dtype) == "bfloat16"

@@ -20,7 +20,7 @@ from mpipar.log.words import human_bytes
 from mpipar.testing import count_collectives
 from mpipar.testing.findings import Findings
 from mpipar.testing.moves import layouts_of
-from mpipar.testing.values import placed_as, spread
+from mpipar.testing.values import placed_as, wholes_of
 
 MESSAGE = re.compile(r"(?P<what>.+)\n  (?P<where>.+)\.\n  Write  (?P<write>.+)")
 ADVICE = re.compile(r"(?P<line>\w+\.\w+\(.+\))  \((?P<price>.+)\)")
@@ -43,15 +43,12 @@ def test_advice_works_on_two_axes(name, make_mesh, count_cases):
 def follow_all(case, mesh) -> int:
     """Follows the advice, the first line and the last by turns, for every combination that is refused; how many."""
     inputs = case.make(mesh)
-    wholes = [x.numpy() for x in inputs]
+    wholes = wholes_of(inputs)
     expected = case.f(*inputs).numpy()
     options = [[placed_as(layout) for layout in layouts_of(mesh, x.shape, mesh.grid.named)] for x in inputs]
     findings, refused = Findings(mesh), 0
     for number, combination in enumerate(product(*options)):
-        pieces = {
-            x.name: spread(whole, mesh, p, x.name)
-            for x, whole, p in zip(inputs, wholes, combination, strict=True)
-        }
+        pieces = {whole.name: whole.on(mesh, p) for whole, p in zip(wholes, combination, strict=True)}
         found, steps = followed(case.f, pieces, -(number % 2))
         if steps:
             refused += 1

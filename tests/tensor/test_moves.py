@@ -43,6 +43,16 @@ def test_every_move_of_a_vocabulary_is_right(make_mesh, count_cases):
     count_cases["moves"] += check_moves(make_mesh(**ONE_AXIS), (50257,))
 
 
+@pytest.mark.parametrize(
+    "ranks",
+    [range(world().size)[::-1], range(world().rank % 2, world().size, 2)],
+    ids=["reversed", "every second"],
+)
+def test_every_move_on_a_mesh_of_some_ranks_is_right(ranks, make_mesh):
+    """All ranks in another order; and every second one, which call by themselves."""
+    check_moves(make_mesh(ranks=tuple(ranks), tp=len(ranks)), (5, 3))
+
+
 def test_the_table_has_every_move_but_identities():
     kinds = (Replicate, Partial, Shard)
     assert set(TABLE) == {(a, b) for a, b in product(kinds, kinds) if a is not b or a is Shard}
