@@ -35,7 +35,7 @@ from mpipar.errors import CommError
 BYTE = MPI.BYTE  # counts go in as lists: mpi4py takes a tuple of two for (counts, displacements)
 
 
-def library_version() -> str:
+def version_of_library() -> str:
     """The MPI library in one line, as it names itself."""
     return MPI.Get_library_version().splitlines()[0].strip("\0 ")
 

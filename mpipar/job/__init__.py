@@ -61,7 +61,7 @@ def _start() -> Transport:
             raise LauncherError(launcher.no_mpi_message(error)) from None
         return Solo()
     started = mpi.Mpi.world()
-    launcher.refuse_singletons(started.size, mpi.library_version())
+    launcher.refuse_singletons(started.size, mpi.version_of_library())
     return started
 
 
