@@ -126,7 +126,7 @@ def test_kernels_that_work_in_blocks_join_them_without_a_seam() -> None:
             close(y, plain.layer_norm(x, 1, 0, 1e-5))
             _, g_gain, g_bias = xp.layer_norm_vjp(g, x, np.ones(shape[1]), saved)
             close(g_bias, g.sum(0))
-            close(g_gain, (g * plain.layer_norm(x, 1, 0, 1e-5)).sum(0), rtol=1e-9)
+            close(g_gain, (g * plain.layer_norm(x, 1, 0, 1e-5)).sum(0))
             close(xp.exp_sum(x, xp.max(x, (1,))), np.exp(x - x.max(1, keepdims=True)).sum(1))
 
 
