@@ -1,13 +1,13 @@
 """What a transport can carry out: one small record a step, buffers as flat bytes, counts in bytes.
 
 A collective is written once, as a generator of steps; it runs blocking or in the background as its
-caller likes (see `handle.py`).
+caller likes (see `handle.py`). `reads` and `writes` name the fields whose memory MPI reads and fills.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from mpipar.errors import CommError
 
@@ -16,6 +16,8 @@ Buffer: TypeAlias = Any  # a flat view of an array's bytes, as the backend's `wi
 
 @dataclass(frozen=True, slots=True)
 class Allgatherv:
+    reads: ClassVar[tuple[str, ...]] = ("send",)
+    writes: ClassVar[tuple[str, ...]] = ("recv",)
     send: Buffer
     recv: Buffer
     counts: tuple[int, ...]
@@ -23,6 +25,8 @@ class Allgatherv:
 
 @dataclass(frozen=True, slots=True)
 class Alltoallv:
+    reads: ClassVar[tuple[str, ...]] = ("send",)
+    writes: ClassVar[tuple[str, ...]] = ("recv",)
     send: Buffer
     send_counts: tuple[int, ...]
     recv: Buffer
@@ -31,12 +35,16 @@ class Alltoallv:
 
 @dataclass(frozen=True, slots=True)
 class Broadcast:
+    reads: ClassVar[tuple[str, ...]] = ("buffer",)
+    writes: ClassVar[tuple[str, ...]] = ("buffer",)
     buffer: Buffer
     root: int
 
 
 @dataclass(frozen=True, slots=True)
 class Gatherv:
+    reads: ClassVar[tuple[str, ...]] = ("send",)
+    writes: ClassVar[tuple[str, ...]] = ("recv",)
     send: Buffer
     recv: Buffer | None  # at the root only
     counts: tuple[int, ...]
@@ -45,6 +53,8 @@ class Gatherv:
 
 @dataclass(frozen=True, slots=True)
 class Scatterv:
+    reads: ClassVar[tuple[str, ...]] = ("send",)
+    writes: ClassVar[tuple[str, ...]] = ("recv",)
     send: Buffer | None  # at the root only
     recv: Buffer
     counts: tuple[int, ...]
@@ -53,6 +63,8 @@ class Scatterv:
 
 @dataclass(frozen=True, slots=True)
 class Send:
+    reads: ClassVar[tuple[str, ...]] = ("buffer",)
+    writes: ClassVar[tuple[str, ...]] = ()
     buffer: Buffer
     to: int
     tag: int
@@ -60,6 +72,8 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ("buffer",)
     buffer: Buffer
     source: int
     tag: int
@@ -67,6 +81,8 @@ class Receive:
 
 @dataclass(frozen=True, slots=True)
 class SendReceive:
+    reads: ClassVar[tuple[str, ...]] = ("send",)
+    writes: ClassVar[tuple[str, ...]] = ("recv",)
     send: Buffer
     to: int
     recv: Buffer
@@ -76,7 +92,8 @@ class SendReceive:
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    pass
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
 
 
 Step: TypeAlias = (
