@@ -47,6 +47,7 @@ class Mesh:
         self.coords = _coords(self.grid.sizes, self.rank)
         self.world = among(self._ranks, "mesh", self.ledger, self.xp)
         self._comms: dict[tuple[str, ...], Comm] = {}
+        self.plans: dict[tuple[Any, ...], Any] = {}  # what `tensor.apply` keeps of operations on this mesh
 
     @classmethod
     def parse(cls, text: str, *, device: str | backend.Backend = "cpu") -> Mesh:

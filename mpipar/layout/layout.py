@@ -16,6 +16,8 @@ from typing import NamedTuple
 from mpipar.blocks import spread
 from mpipar.layout.placement import Partial, Placement, Replicate, Shard
 
+SHARED = 10_000  # layouts of which one object is kept
+
 
 class Fix(NamedTuple):
     """A move that would help: of an operand (by position) on an axis to a placement."""
@@ -106,7 +108,7 @@ class Layout:
         layout = cls(grid, tuple(Cut((), (0, length)) for length in shape))
         for axis, placement in placements.items():
             layout = layout.placed(axis, placement)
-        return layout
+        return shared(layout)
 
     # ---- asking -----------------------------------------------------------------------------------------
 
@@ -214,3 +216,13 @@ class Layout:
         """Shape and placements on one line: ``(16, 64; tp=Shard(1))``."""
         shape = ", ".join(map(str, self.shape))
         return f"({shape}; {self.words})" if self.words else f"({shape})"
+
+
+_shared: dict[Layout, Layout] = {}
+
+
+def shared(layout: Layout) -> Layout:
+    """One object for all equal layouts: a dict finds the same object far sooner than an equal one."""
+    if len(_shared) >= SHARED:
+        _shared.clear()
+    return _shared.setdefault(layout, layout)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpipar.backend import Array
 from mpipar.errors import PlacementError
 from mpipar.layout import Layout, Misfit
+from mpipar.layout.layout import shared
 from mpipar.ops.base import Context, Op, Vjps
 from mpipar.tensor.advice import advice
 from mpipar.tensor.tape import Node, is_recording
 
 if TYPE_CHECKING:
     from mpipar.tensor.tensor import Tensor
+
+PLANS = 10_000  # kept a mesh
+
+
+class Plan(NamedTuple):
+    """All that does not depend on the numbers: the same whenever an operation meets such operands."""
+
+    context: Context
+    local_shape: tuple[int, ...]
+    narrow: Any  # the 16-bit dtype in which the result is stored, else None: then nothing is widened either
 
 
 def apply(op: Op, *operands: Tensor, **static: Any) -> Tensor:
@@ -22,51 +32,56 @@ def apply(op: Op, *operands: Tensor, **static: Any) -> Tensor:
     16-bit operands are computed with in float32 and the result is stored in their dtype.
     """
     first = operands[0]
-    mesh, xp = first.mesh, first.mesh.xp
-    for other in operands[1:]:
-        if other.mesh is not mesh:
-            raise PlacementError(
-                f"{op.name}: {described(op, operands)} are on different meshes and do not mix"
-            )
-    layouts = tuple(x.layout for x in operands)
-    out = out_layout(op, operands, layouts, static)
-    stored = common_dtype(op, operands)
-    context = Context(xp, layouts, out, mesh.coords)
-    local, vjps = op.forward(context, *(xp.widen(x.local) for x in operands), **static)
-    if stored is not None and stored.itemsize == 2:
-        local = xp.cast(local, stored)
-    return recorded(first, xp.as_array(local), out, op.name, operands, vjps)
+    kinds = [(x.mesh, x.layout, x.local.dtype) for x in operands]
+    key = (op, *kinds, *[static[name] for name in op.seen])
+    plan: Plan = first.mesh.plans.get(key) or _plan(key, op, operands, static)
+    xp = plan.context.xp
+    locals_ = [x.local for x in operands] if plan.narrow is None else [xp.widen(x.local) for x in operands]
+    local, vjps = op.forward(plan.context, *locals_, **static)
+    if plan.narrow is not None:
+        local = xp.cast(local, plan.narrow)
+    return _result(first, xp.as_array(local), plan.context.out, plan.local_shape, op.name, operands, vjps)
 
 
 def recorded(
     like: Tensor, local: Array, layout: Layout, name: str, operands: tuple[Tensor, ...], vjps: Vjps
 ) -> Tensor:
-    """A Tensor of a result, on the tape if an operand is and recording is on."""
-    shape = tuple(local.shape)
-    wanted = layout.local_shape(like.mesh.coords)
-    if shape != wanted:
+    """A Tensor of a result that no Op made, on the tape if an operand is and recording is on."""
+    return _result(like, local, layout, layout.local_shape(like.mesh.coords), name, operands, vjps)
+
+
+def _result(
+    like: Tensor, local: Array, layout: Layout, wanted: tuple[int, ...], name: str,
+    operands: tuple[Tensor, ...], vjps: Vjps,
+) -> Tensor:  # fmt: skip
+    if local.shape != wanted:
         raise ValueError(
-            f"{name}: the result is {shape} on rank {like.mesh.rank}, by its layout {layout} {wanted}"
+            f"{name}: the result is {local.shape} on rank {like.mesh.rank}, by its layout {layout} {wanted}"
         )
-    nodes = tuple(x.node for x in operands)
-    on_tape = is_recording() and any(node is not None for node in nodes)
-    return type(like)(local, like.mesh, layout, node=Node(name, nodes, vjps, shape) if on_tape else None)
+    nodes = tuple([x.node for x in operands])
+    node = Node(name, nodes, vjps, wanted) if is_recording() and any(nodes) else None
+    return type(like)(local, like.mesh, layout, node=node)
 
 
-def out_layout(
-    op: Op, operands: tuple[Tensor, ...], layouts: tuple[Layout, ...], static: dict[str, Any]
-) -> Layout:
+def _plan(key: tuple[Any, ...], op: Op, operands: tuple[Tensor, ...], static: dict[str, Any]) -> Plan:
+    """Made once for each kind of operands, then kept by their mesh."""
+    mesh = operands[0].mesh
+    if any(x.mesh is not mesh for x in operands):
+        raise PlacementError(f"{op.name}: {described(op, operands)} are on different meshes and do not mix")
+    layouts = tuple(x.layout for x in operands)
     try:
-        return cached_rule(op, layouts, tuple(static[name] for name in op.seen))
+        out = op.rule(*layouts, **{name: static[name] for name in op.seen})
     except Misfit as misfit:
         raise PlacementError(message(op, operands, misfit)) from None
     except ValueError as error:
         raise ValueError(f"{op.name}: {described(op, operands)}: {error}") from None
-
-
-@lru_cache(maxsize=10_000)
-def cached_rule(op: Op, layouts: tuple[Layout, ...], seen: tuple[Any, ...]) -> Layout:
-    return op.rule(*layouts, **dict(zip(op.seen, seen, strict=True)))
+    stored = common_dtype(op, operands)
+    context = Context(mesh.xp, layouts, shared(out), mesh.coords)
+    plan = Plan(context, context.out_shape, stored if stored is not None and stored.itemsize == 2 else None)
+    if len(mesh.plans) >= PLANS:  # a program whose shapes never come back
+        mesh.plans.clear()
+    mesh.plans[key] = plan
+    return plan
 
 
 def common_dtype(op: Op, operands: tuple[Tensor, ...]) -> Any:

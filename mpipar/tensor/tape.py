@@ -7,7 +7,7 @@ as its vjp has run. Gradients travel as bare local arrays: their layout is the d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
 from itertools import count
@@ -112,42 +112,35 @@ def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
     if isinstance(root, Leaf):
         root.deposit(seed)
         return
-    pending: dict[int, tuple[Node, Array, bool]] = {
-        root.number: (root, seed, False)
-    }  # bool: the array is ours
+    pending = {root.number: (root, seed, False)}  # False: not a sum made here, so not ours to change
     order = [-root.number]
     while order:
         node, g, _ = pending.pop(-heappop(order))
         for operand, gradient in zip(node.operands, _gradients(node, g), strict=True):
             if operand is None or gradient is None:
                 continue
-            if tuple(gradient.shape) != operand.shape:
+            if gradient.shape != operand.shape:
                 raise GraphError(
-                    f"the vjp of {node.name!r} gave a gradient of {tuple(gradient.shape)} "
+                    f"the vjp of {node.name!r} gave a gradient of {gradient.shape} "
                     f"for an operand that is {operand.shape} here"
                 )
             if isinstance(operand, Leaf):
                 operand.deposit(gradient)
                 continue
-            if operand.number not in pending:
-                heappush(order, -operand.number)
-            _add(pending, operand, gradient, xp)
+            number = operand.number
+            found = pending.get(number)
+            if found is None:
+                heappush(order, -number)
+                pending[number] = (operand, gradient, False)
+            elif found[2]:
+                xp.add_into(found[1], gradient)
+            else:
+                pending[number] = (operand, xp.as_array(found[1] + gradient), True)
         if not keep:
             node.vjps, node.operands = None, ()
 
 
-def _add(pending: dict[int, tuple[Node, Array, bool]], node: Node, g: Array, xp: Backend) -> None:
-    """Adds a gradient to those that wait for a node; in place only where the sum is our own array."""
-    found = pending.get(node.number)
-    if found is None:
-        pending[node.number] = (node, g, False)
-    elif found[2]:
-        xp.add_into(found[1], g)
-    else:
-        pending[node.number] = (node, xp.as_array(found[1] + g), True)
-
-
-def _gradients(node: Node, g: Array) -> tuple[Array | None, ...]:
+def _gradients(node: Node, g: Array) -> Sequence[Array | None]:
     """The gradients of a node's operands, None where none is wanted."""
     vjps = node.vjps
     if vjps is None:
@@ -158,4 +151,4 @@ def _gradients(node: Node, g: Array) -> tuple[Array | None, ...]:
     if callable(vjps):
         return vjps(g)
     wanted = zip(node.operands, vjps, strict=True)
-    return tuple(None if operand is None or vjp is None else vjp(g) for operand, vjp in wanted)
+    return [None if operand is None or vjp is None else vjp(g) for operand, vjp in wanted]
