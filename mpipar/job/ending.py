@@ -8,12 +8,16 @@ would wait for it for ever.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
 import socket
+import stat
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +29,7 @@ from mpipar.job.launcher import launched_rank, launched_size
 
 PATIENCE = 1.0  # seconds in which all ranks must arrive to end together
 PRECEDENCE = 0.2  # seconds that rank 0 has to speak before the others do: of equal failures one is shown
+READ_LIMIT = 1.0  # seconds that the launcher has to read what the last rank to speak has written
 START_LIMIT = 10.0  # seconds in which the other ranks must come and start MPI, where a rank ends before it
 
 
@@ -141,12 +146,23 @@ def abort_quietly(comm: Comm | None, code: int) -> None:
     with suppress(Exception):
         sys.stdout.flush()
     with suppress(OSError):
+        _wait_for_reader(2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         if comm is not None:
             comm.abort(code)
     finally:
         os._exit(code)
+
+
+def _wait_for_reader(fd: int) -> None:
+    """Until the launcher has read what was written: it drops what is still in the pipe when a job is aborted."""
+    deadline = time.monotonic() + READ_LIMIT
+    while stat.S_ISFIFO(os.fstat(fd).st_mode) and time.monotonic() < deadline:
+        (unread,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))
+        if unread == 0:
+            break
+        time.sleep(0.002)
 
 
 def say(text: str) -> None:
