@@ -57,7 +57,7 @@ def install(world: Comm) -> None:
 
 def _is_hosted() -> bool:
     """Whether this process is a session whose host shows errors and goes on."""
-    if hasattr(sys, "ps1") or sys.flags.interactive:
+    if hasattr(sys, "ps1") or sys.flags.inspect:  # -i sets it too
         return True
     if "PYTEST_VERSION" in os.environ and "_pytest" in sys.modules:
         return True
