@@ -32,7 +32,7 @@ def main() -> None:
     batches = Batches(
         TextBatches(corpus, config.seed, config.batch, config.context), mesh, config.micro_batch
     )
-    model = build_model(config, mesh)
+    model = build_model(config, mesh, corpus.vocabulary)
     out = on_first_rank(ranks, lambda: prepare_out(config.out, datetime.now()))
     with Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress:
         progress.say(
@@ -41,17 +41,19 @@ def main() -> None:
         with Metrics(out / METRICS, enabled=mesh.rank == 0) as metrics:
             train(config, model, batches, metrics, progress)
         if config.val_every:
-            progress.say(f"\nvalidation loss {validate(config, model, batches):.4f} nats a byte")
-        if config.sample:
+            progress.say(f"\nvalidation loss {validate(config, model, batches):.4f} nats a {corpus.unit}")
+        if config.sample and corpus.unit == "token":
+            progress.say(f"no sample: mpipar cannot write the tokens of {corpus.tokenizer} as text")
+        elif config.sample:
             text = sample(model, b"def ", config.sample, seed=config.seed)
             progress.say(f"\na sample from the model:\n{readable(text)}")
 
 
-def build_model(config: TrainConfig, mesh: Mesh) -> GPT:
+def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:
     """Each rank makes only its own piece of every weight."""
     c = config
     shape = GPTConfig(
-        256, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype
+        vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype
     )
     return GPT(shape, mesh)
 

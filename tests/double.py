@@ -157,9 +157,9 @@ class DoubleBackend:
         wanted = None if dtype is None else self.dtype(dtype)
         return DeviceArray(np.array(value, wanted, copy=True, order="C"))
 
-    def from_bytes(self, data: bytes, shape: Shape) -> DeviceArray:
+    def from_bytes(self, data: bytes, shape: Shape, dtype: str = "uint8") -> DeviceArray:
         self.copies["from_bytes"] += 1
-        return DeviceArray(np.fromiter(data, np.int64, len(data)).reshape(shape))
+        return DeviceArray(cpu.from_bytes(data, shape, dtype))
 
     def to_host(self, x: DeviceArray) -> Any:
         self.copies["to_host"] += 1

@@ -23,8 +23,8 @@ class Backend(Protocol):
 
     # the border to the host
     def from_host(self, value: Any, dtype: DType | None = None) -> Array: ...
-    def from_bytes(self, data: bytes, shape: Shape) -> Array:
-        """int64 array of byte values."""
+    def from_bytes(self, data: bytes, shape: Shape, dtype: str = "uint8") -> Array:
+        """int64 array of the little-endian numbers (uint8, uint16 or uint32) that lie one after the other in `data`."""
 
     def to_host(self, x: Array) -> Any:
         """A NumPy array of one's own."""

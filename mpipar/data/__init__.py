@@ -1,11 +1,20 @@
-"""Text as bytes: which files, which part validates, which windows make a batch, and how ranks share it."""
+"""Text as bytes or tokens: which files, which part validates, which windows make a batch, and how ranks share it."""
 
 from __future__ import annotations
 
 from mpipar.data.batches import Batches, MicroBatch
 from mpipar.data.corpus import Corpus
 from mpipar.data.files import FileEntry, list_files
-from mpipar.data.ranks import on_first_rank
+from mpipar.data.ranks import on_all_ranks, on_first_rank
 from mpipar.data.windows import TextBatches
 
-__all__ = ["Batches", "Corpus", "FileEntry", "MicroBatch", "TextBatches", "list_files", "on_first_rank"]
+__all__ = [
+    "Batches",
+    "Corpus",
+    "FileEntry",
+    "MicroBatch",
+    "TextBatches",
+    "list_files",
+    "on_all_ranks",
+    "on_first_rank",
+]

@@ -1,4 +1,4 @@
-"""Rows of bytes → Tensors, cut over dp and into micro-batches."""
+"""Rows of tokens → Tensors, cut over dp and into micro-batches."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Batches:
         xp, context = self.mesh.xp, self.text.context
         mine = Layout.make(self.mesh.grid, (rows, context), {"dp": Shard(0)}).piece(0, self.mesh.coords)
         text = b"".join(row(first + k) for k in mine)
-        ids = xp.from_bytes(text, (len(mine), context + 1))
+        ids = xp.from_bytes(text, (len(mine), context + 1), self.text.corpus.dtype)
 
         def piece(name: str, start: int) -> Tensor:
             local = xp.contiguous(ids[:, start : start + context])

@@ -15,20 +15,20 @@ INSTALLED = ("site-packages", "dist-packages")  # they change with every install
 
 
 class FileEntry(NamedTuple):
-    """A file: where it is, its path below the place that was named, its bytes when it was listed."""
+    """A file: where it is, its path below the place that was named, its bytes (or tokens) when it was listed."""
 
     path: str
     relative: str
     size: int
 
 
-def list_files(patterns: Sequence[str]) -> list[FileEntry]:
+def list_files(patterns: Sequence[str], said: str = "--data") -> list[FileEntry]:
     """The files that `patterns` name, each once, sorted by relative path; by default the standard library's.
 
     A directory stands for all regular files below it that are not hidden; links are followed.
-    Raises UsageError for a pattern that names nothing, and for what cannot be listed.
+    Raises UsageError for a pattern that names nothing (after `said`), and for what cannot be listed.
     """
-    found = [entry for pattern in patterns for entry in named_by(pattern)] if patterns else standard_library()
+    found = [entry for each in patterns for entry in named_by(each, said)] if patterns else standard_library()
     once = {os.path.realpath(entry.path): entry for entry in reversed(found)}
     return sorted(once.values(), key=lambda entry: (os.fsencode(entry.relative), os.fsencode(entry.path)))
 
@@ -42,7 +42,7 @@ def standard_library() -> list[FileEntry]:
     return entries
 
 
-def named_by(pattern: str) -> list[FileEntry]:
+def named_by(pattern: str, said: str) -> list[FileEntry]:
     """The files of one file, directory or glob; a glob's are relative to its part before the wildcards."""
     path = os.path.expanduser(pattern)
     if os.path.lexists(path) or not glob.has_magic(path):
@@ -51,7 +51,7 @@ def named_by(pattern: str) -> list[FileEntry]:
         root = fixed_part(path)
         entries = [entry for match in glob.glob(path, recursive=True) for entry in files_at(match, root)]
     if not entries:
-        raise UsageError(f"--data {pattern} {what_is_wrong(path)}")
+        raise UsageError(f"{said} {pattern} {what_is_wrong(path)}")
     return entries
 
 
@@ -98,8 +98,13 @@ def visible(names: Sequence[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
+def cannot_read(path: str, error: OSError | ValueError) -> UsageError:
+    number = getattr(error, "errno", None)
+    return UsageError(f"cannot read {path}: {os.strerror(number) if number else error}")
+
+
 def refuse(error: OSError) -> None:
-    raise UsageError(f"--data: cannot list {error.filename}: {error.strerror}") from None
+    raise UsageError(f"cannot list {error.filename}: {error.strerror}") from None
 
 
 def file_entry(path: str, root: str) -> FileEntry | None:

@@ -36,16 +36,17 @@ def on_first_rank(world: Ranks, make: Callable[[], T]) -> T:
     return value
 
 
-def on_all_ranks(world: Ranks, make: Callable[[], T], same: Callable[[T], bytes]) -> T:
+def on_all_ranks(world: Ranks, make: Callable[[], T], same: Callable[[T], bytes], otherwise: str) -> T:
     """What `make` returns on each rank, where none fails and `same` is equal on all.
 
-    Otherwise all ranks raise the same UsageError, which names the ranks that stand out.
+    Otherwise all ranks raise the same UsageError, which names the ranks that stand out: where their values do, it is
+    `otherwise` with "{ranks}" replaced.
     """
     outcome = attempt(make)
     digest = b"" if outcome.problem else same(outcome.value)
     told: list[tuple[str, bytes]] = world.allgather_object((outcome.problem, digest))
     refuse_problems([problem for problem, _ in told])
-    refuse_differences([digest for _, digest in told])
+    refuse_differences([digest for _, digest in told], otherwise)
     value: T = outcome.value
     return value
 
@@ -65,14 +66,11 @@ def refuse_problems(problems: Sequence[str]) -> None:
     raise UsageError(problems[failed[0]] + where)
 
 
-def refuse_differences(digests: Sequence[bytes]) -> None:
+def refuse_differences(digests: Sequence[bytes], otherwise: str) -> None:
     usual, _ = Counter(digests).most_common(1)[0]
     odd = [rank for rank, digest in enumerate(digests) if digest != usual]
     if odd:
-        raise UsageError(
-            f"--data: {named(odd)} read other bytes than the rest under the same names: "
-            "give a path that is the same on every node"
-        )
+        raise UsageError(otherwise.replace("{ranks}", named(odd)))
 
 
 def named(ranks: Sequence[int]) -> str:

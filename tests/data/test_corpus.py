@@ -38,7 +38,7 @@ def test_about_one_file_in_twenty_validates() -> None:
 def test_whole_files_part_by_their_names_alone() -> None:
     layout = arrange(entries((VALIDATES[0], 50), (TRAINS[0], 100), (TRAINS[1], 100), (VALIDATES[1], 60)), 10)
     assert [entry.relative for entry in layout.entries] == [*TRAINS[:2], *VALIDATES[:2]]
-    assert layout.train_bytes == 200
+    assert layout.train == 200
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_whole_files_part_by_their_names_alone() -> None:
 def test_the_last_bytes_validate_where_files_do_not_part_well(listed: list[FileEntry]) -> None:
     layout = arrange(listed, 10)
     assert layout.entries == listed
-    assert layout.train_bytes == 950
+    assert layout.train == 950
 
 
 def test_the_last_bytes_are_at_least_one_window() -> None:
-    assert arrange(entries((TRAINS[0], 100)), 20).train_bytes == 80
+    assert arrange(entries((TRAINS[0], 100)), 20).train == 80
 
 
 SIZES = st.lists(st.integers(0, 500), min_size=1, max_size=30)
@@ -73,7 +73,7 @@ def test_each_part_has_a_window_or_the_text_is_too_short(sizes: list[int], windo
         assert total(listed) < 2 * window
         return
     assert sorted(layout.entries) == sorted(listed)
-    assert window <= layout.train_bytes <= total(listed) - window
+    assert window <= layout.train <= total(listed) - window
 
 
 def test_bytes_are_read_as_they_are(tree: Tree, solo: Any) -> None:
@@ -113,7 +113,7 @@ def test_unreadable(tree: Tree, solo: Any) -> None:
     if not os.path.exists("/proc/self/mem"):
         pytest.skip("no file here that root cannot read")
     root = tree({"a": b"x" * 1000})
-    with pytest.raises(UsageError, match=r"--data: cannot read /proc/self/mem: Input/output error"):
+    with pytest.raises(UsageError, match=r"^cannot read /proc/self/mem: Input/output error"):
         Corpus.load([f"{root}/a", "/proc/self/mem"], solo, context=8)
 
 
@@ -157,7 +157,7 @@ def test_what_rank_0_cannot_list_is_raised_on_all(tmp_path: Path, run_ranks: Run
 def test_a_file_that_vanishes_is_named_by_all(tree: Tree, run_ranks: RunRanks) -> None:
     root = tree({"a": b"x" * 100, "b": b"x" * 100})
     results = run_ranks(2, load_after(lambda _: (root / "b").unlink(missing_ok=True), root))
-    assert the_one_message(results) == f"--data: cannot read {root}/b: No such file or directory"
+    assert the_one_message(results) == f"cannot read {root}/b: No such file or directory"
 
 
 @pytest.mark.parametrize("content", [b"x" * 99, b"x" * 101, b""])

@@ -31,8 +31,8 @@ def from_host(value: Any, dtype_: DType | None = None) -> Array:
     return x
 
 
-def from_bytes(data: bytes, shape: Shape) -> Array:
-    return np.frombuffer(data, np.uint8).reshape(shape).astype(np.int64)
+def from_bytes(data: bytes, shape: Shape, dtype_: str = "uint8") -> Array:
+    return np.frombuffer(data, np.dtype(dtype_).newbyteorder("<")).reshape(shape).astype(np.int64)
 
 
 def to_host(x: Array) -> Any:
