@@ -6,13 +6,16 @@ The loop is here in the open. Nothing in it communicates but the moves inside th
 
 from __future__ import annotations
 
+import shlex
 import sys
 from datetime import datetime
+from functools import partial
 from time import perf_counter
 
-from mpipar import Mesh, no_grad
-from mpipar.config import TrainConfig, check, parse
-from mpipar.data import Batches, Corpus, TextBatches, on_first_rank
+from mpipar import Mesh, __version__, no_grad
+from mpipar.comm import Comm
+from mpipar.config import TrainConfig, as_toml, check, parse
+from mpipar.data import Batches, Corpus, TextBatches, on_all_ranks, on_first_rank
 from mpipar.job import world
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, check_out, prepare_out, readable, weights_table
 from mpipar.models import GPT, GPTConfig, sample
@@ -21,10 +24,15 @@ from mpipar.optim import SGD, Adam, AdamW, clip_grad_norm, constant, cosine
 from mpipar.parallel import stop_unless_finite, sync_gradients
 from mpipar.random import Noise
 
+OTHER_SETTINGS = (
+    "{ranks} would run with other settings than the rest: give all ranks the same flags, "
+    "and a config function that returns the same everywhere"
+)
+
 
 def main() -> None:
     ranks = world()  # starts MPI; from here on a failure on one rank ends the whole job
-    config = parse(sys.argv[1:], say=print if ranks.rank == 0 else lambda text: None)
+    config = read_config(ranks)
     check(config, ranks.size)
     on_first_rank(ranks, lambda: check_out(config.out))
     corpus = Corpus.load(config.data, ranks, config.context)
@@ -33,7 +41,8 @@ def main() -> None:
         TextBatches(corpus, config.seed, config.batch, config.context), mesh, config.micro_batch
     )
     model = build_model(config, mesh, corpus.vocabulary)
-    out = on_first_rank(ranks, lambda: prepare_out(config.out, datetime.now()))
+    header = f"mpipar {__version__}: mpirun -n {ranks.size} python {shlex.join(sys.argv)}"
+    out = on_first_rank(ranks, lambda: prepare_out(config.out, datetime.now(), as_toml(config, header)))
     with Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress:
         progress.say(
             f"{mesh}, results in {out}\n{corpus.describe()}\n\n{weights_table(weight_rows(model))}\n"
@@ -47,6 +56,13 @@ def main() -> None:
         elif config.sample:
             text = sample(model, b"def ", config.sample, seed=config.seed)
             progress.say(f"\na sample from the model:\n{readable(text)}")
+
+
+def read_config(ranks: Comm) -> TrainConfig:
+    """The settings of the run: of ``--config`` rank 0 reads a TOML file, each rank calls a function; all compare."""
+    say = print if ranks.rank == 0 else lambda text: None
+    config = parse(sys.argv[1:], say, once=partial(on_first_rank, ranks))
+    return on_all_ranks(ranks, lambda: config, lambda each: ascii(each).encode(), OTHER_SETTINGS)
 
 
 def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:

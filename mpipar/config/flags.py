@@ -32,6 +32,8 @@ class Flag:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    parse: Callable[[str], object] | None = None
+    alone: bool = False
 
 
 class Kind(NamedTuple):
@@ -41,6 +43,10 @@ class Kind(NamedTuple):
     name: str
     words: float  # at most so many words belong to the flag
     read: Callable[[str], Any]
+    take: Callable[
+        [Any], Any
+    ]  # the value that a file or a function gives; ValueError where it is of another type
+    example: Any
 
 
 class Option(NamedTuple):
@@ -60,9 +66,17 @@ def flag(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
+    parse: Callable[[str], object] | None = None,
+    alone: bool = False,
 ) -> Any:
-    """A field of a flag dataclass: its default, its meaning, the limits that `check_limits` tests."""
-    return field(default=default, metadata={"flag": Flag(meaning, least, above, below, choices)})
+    """A field of a flag dataclass: its default, its meaning, the limits that `check_limits` tests.
+
+    `parse` raises UsageError for a text of the wrong form. `alone`: the field (of texts) has no flag of its own, it
+    takes the words that stand alone on the command line.
+    """
+    return field(
+        default=default, metadata={"flag": Flag(meaning, least, above, below, choices, parse, alone)}
+    )
 
 
 def split_commas(text: str) -> tuple[str, ...]:
@@ -73,12 +87,36 @@ def split_commas(text: str) -> tuple[str, ...]:
     return parts
 
 
+def exactly(kind: type) -> Callable[[Any], Any]:
+    """Takes values of this type and of no other: True is no whole number here."""
+
+    def take(value: Any) -> Any:
+        if type(value) is not kind:
+            raise ValueError(value)
+        return value
+
+    return take
+
+
+def take_number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(value)
+    return float(value)
+
+
+def take_texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(type(text) is str and text for text in value):
+        raise ValueError(value)
+    return tuple(value)
+
+
+PATHS = "one or more paths, none of them empty"
 KINDS: dict[object, Kind] = {
-    bool: Kind("", "a switch", 0, bool),
-    int: Kind("N", "a whole number", 1, int),
-    float: Kind("X", "a finite number", 1, float),
-    str: Kind("TEXT", "a text", 1, str),
-    tuple[str, ...]: Kind("PATH,...", "one or more paths, none of them empty", math.inf, split_commas),
+    bool: Kind("", "a switch", 0, bool, exactly(bool), True),
+    int: Kind("N", "a whole number", 1, int, exactly(int), 1),
+    float: Kind("X", "a finite number", 1, float, take_number, 0.1),
+    str: Kind("TEXT", "a text", 1, str, exactly(str), "TEXT"),
+    tuple[str, ...]: Kind("PATH,...", PATHS, math.inf, split_commas, take_texts, ("PATH",)),
 }
 
 
@@ -101,17 +139,34 @@ def read(cls: type[T], argv: Sequence[str]) -> T:
 
     Raises UsageError for an unknown flag, a missing value and a value of the wrong type.
     """
-    known = options(cls)
+    return cls(**values(options(cls), argv))
+
+
+def values(known: dict[str, Option], argv: Sequence[str]) -> dict[str, Any]:
+    """The values of those fields that a command line names."""
+    flags = {name: option for name, option in known.items() if not option.flag.alone}
+    switches = {off(name): option.field for name, option in flags.items() if option.kind.words == 0}
+    alone = next((option.field for option in known.values() if option.flag.alone), None)
     given: dict[str, Any] = {}
     words = deque(argv)
     while words:
         word = words.popleft()
         name, equals, text = word.partition("=")
-        if name not in known:
-            raise UsageError(unknown_flag(word, name, list(known)))
-        texts = [text] if equals else following(known[name].kind, words)
-        set_value(given, name, known[name], texts)
-    return cls(**given)
+        if word in switches:
+            given[switches[word]] = False
+        elif alone is not None and not word.startswith("-"):
+            given[alone] = (*given.get(alone, ()), word)
+        elif name not in flags:
+            raise UsageError(unknown_flag(word, name, list(flags)))
+        else:
+            texts = [text] if equals else following(flags[name].kind, words)
+            set_value(given, name, flags[name], texts)
+    return given
+
+
+def off(name: str) -> str:
+    """How a switch is turned off that a file has turned on: ``--no-sequence-parallel``."""
+    return "--no-" + name.removeprefix("--")
 
 
 def following(kind: Kind, words: deque[str]) -> list[str]:
@@ -131,8 +186,8 @@ def set_value(given: dict[str, Any], name: str, option: Option, texts: list[str]
         return
     if not texts:
         raise UsageError(f"{name} needs a value: write {name} {example(option)}")
-    values = [convert(name, kind, text) for text in texts]
-    given[option.field] = values[0] if kind.words == 1 else sum(values, given.get(option.field, ()))
+    read = [convert(name, kind, text) for text in texts]
+    given[option.field] = read[0] if kind.words == 1 else sum(read, given.get(option.field, ()))
 
 
 def convert(name: str, kind: Kind, text: str) -> Any:
@@ -163,12 +218,30 @@ def check_limits(config: Any) -> None:
     """Raises UsageError for the first field that is not finite, out of its range or not among its choices."""
     for name, option in options(type(config)).items():
         value = getattr(config, option.field)
-        if option.flag.choices and value not in option.flag.choices:
-            known = ", ".join(option.flag.choices)
-            close = did_you_mean(value, option.flag.choices) or "."
-            raise UsageError(f"{name} {value} is unknown{close} Known: {known}")
-        if not within(value, option.flag):
-            raise UsageError(f"{name} {value}: must be {option.kind.name}{limits(option.flag)}")
+        check_value(f"{name} {value}", value, option)
+
+
+def check_value(said: str, value: Any, option: Option) -> None:
+    """Raises UsageError for a value that its field cannot have; `said` is how the user wrote it."""
+    if option.flag.choices and value not in option.flag.choices:
+        known = ", ".join(option.flag.choices)
+        close = did_you_mean(value, option.flag.choices) or "."
+        raise UsageError(f"{said} is unknown{close} Known: {known}")
+    if not within(value, option.flag):
+        raise UsageError(f"{said}: must be {option.kind.name}{limits(option.flag)}")
+    if not is_unicode(value):
+        raise UsageError(
+            f"{ascii(said)[1:-1]} is no UTF-8: name it by a directory or a glob whose name is, or rename it"
+        )
+
+
+def is_unicode(value: Any) -> bool:
+    """False for a text with bytes that are no UTF-8, which Python smuggles in from the command line."""
+    try:
+        "".join(value if isinstance(value, str | tuple) else "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def within(value: Any, flag: Flag) -> bool:
@@ -191,17 +264,27 @@ def example(option: Option) -> str:
     return "|".join(option.flag.choices) or str(option.default or option.kind.word)
 
 
-def usage(cls: type[Any], command: str) -> str:
+def wants_help(argv: Sequence[str]) -> bool:
+    return "--help" in argv or "-h" in argv
+
+
+def usage(known: dict[str, Option], command: str) -> str:
     """The text of ``--help``: a line a flag, with its meaning and default."""
-    rows = [(f"{name} {word_of(option)}", described(option)) for name, option in options(cls).items()]
+    rows = [(label(name, option), described(option)) for name, option in known.items()]
+    if any(option.kind.words == 0 for option in known.values()):
+        rows.append(("--no-SWITCH", "turns a switch off again"))
     rows.append(("--help", "this text"))
     width = max(len(left) for left, _ in rows)
+    alone = [f" {label(name, option)}" for name, option in known.items() if option.flag.alone]
     lines = [f"  {left:<{width}}  {right}" for left, right in rows]
-    return "\n".join([f"{command} [--flag value ...]", "", *lines])
+    return "\n".join([f"{command}{''.join(alone)} [--flag value ...]", "", *lines])
 
 
-def word_of(option: Option) -> str:
-    return "|".join(option.flag.choices) or option.kind.word
+def label(name: str, option: Option) -> str:
+    """``--steps N``; ``INPUT ...`` for what stands alone."""
+    if option.flag.alone:
+        return f"{option.field.upper()} ..."
+    return f"{name} {'|'.join(option.flag.choices) or option.kind.word}"
 
 
 def described(option: Option) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from mpipar.config.axes import parse_axes
-from mpipar.config.flags import check_limits, flag, read, usage
+from mpipar.config.flags import check_limits, flag, options, usage, values, wants_help
+from mpipar.config.function import call, names_function
+from mpipar.config.toml import read_toml
 from mpipar.errors import UsageError
 
 USED_AXES = ("dp", "tp")
@@ -17,15 +20,17 @@ SHOWN_MESHES = 6
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """The settings of train.py: each field is a flag, `--micro-batch` for `micro_batch`."""
+    """The settings of train.py: each field is a flag, `--micro-batch` for `micro_batch`, and a key of a TOML file."""
 
-    mesh: str = flag("", "axes and their sizes, as dp=2,tp=2 (default: all ranks as dp)")
+    mesh: str = flag("", "axes and their sizes, as dp=2,tp=2 (default: all ranks as dp)", parse=parse_axes)
     sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
-    data: tuple[str, ...] = flag((), "files, directories, globs (default: Python's standard library)")
+    data: tuple[str, ...] = flag(
+        (), "files, directories, globs: text, or token files (default: Python's library)"
+    )
     steps: int = flag(300, "optimizer steps; 0 only validates", least=0)
     batch: int = flag(32, "sequences a step over all ranks", least=1)
     micro_batch: int = flag(0, "sequences a forward pass on one dp rank; 0: all of them", least=0)
-    context: int = flag(128, "bytes a sequence", least=1)
+    context: int = flag(128, "tokens a sequence; of text a token is a byte", least=1)
     layers: int = flag(4, "transformer blocks", least=1)
     heads: int = flag(6, "attention heads a block", least=1)
     width: int = flag(192, "features of the residual stream; heads divide it", least=1)
@@ -42,19 +47,42 @@ class TrainConfig:
     val_every: int = flag(100, "steps between validations; 0: never", least=0)
     val_batches: int = flag(8, "batches a validation, fewer where the data is short", least=1)
     log_every: int = flag(10, "steps between lines", least=1)
-    sample: int = flag(300, "bytes of text from the model at the end; 0: none", least=0)
+    sample: int = flag(300, "tokens of text from the model at the end; 0: none", least=0)
 
 
-def parse(argv: Sequence[str], say: Callable[[str], object] = print) -> TrainConfig:
-    """The config that the command line says; needs no MPI. Types are checked here, values by `check`.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The flag that is no setting itself: where settings come from."""
 
-    ``--help`` gives its text to `say` and exits with 0: pass a `say` that speaks on one rank only.
+    config: str = flag("", "settings from FILE.toml or FILE.py:FUNCTION; flags win over it")
+
+
+def run_here(make: Callable[[], Any]) -> Any:
+    return make()
+
+
+def parse(
+    argv: Sequence[str],
+    say: Callable[[str], object] = print,
+    once: Callable[[Callable[[], Any]], Any] = run_here,
+) -> TrainConfig:
+    """The config that the command line says: the defaults, over them ``--config``, over that the other flags.
+
+    Needs no MPI. Types are checked here, and the values that come from ``--config``; those of flags by `check`.
+    `once` calls a function on one rank and gives its result to all: so a TOML file is read. A config function runs on
+    every rank. ``--help`` gives its text to `say` and exits with 0: pass a `say` that speaks on one rank only.
     Raises UsageError with one message.
     """
-    if "--help" in argv or "-h" in argv:
-        say(usage(TrainConfig, "mpirun -n RANKS python train.py"))
+    known = options(Source) | options(TrainConfig)
+    if wants_help(argv):
+        say(usage(known, "mpirun -n RANKS python train.py"))
         sys.exit(0)
-    return read(TrainConfig, argv)
+    given = values(known, argv)
+    source: str | None = given.pop("config", None)
+    calls = source is not None and names_function(source)
+    written = once(lambda: {} if source is None or calls else read_toml(TrainConfig, source))
+    base = call(TrainConfig, source) if source is not None and calls else TrainConfig(**written)
+    return replace(base, **given)
 
 
 def mesh_axes(config: TrainConfig, ranks: int) -> dict[str, int]:

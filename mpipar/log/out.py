@@ -11,6 +11,7 @@ from mpipar.errors import UsageError
 from mpipar.log.metrics import METRICS
 
 RUNS = "runs"
+CONFIG = "config.toml"
 
 
 def check_out(out: str) -> None:
@@ -23,19 +24,26 @@ def check_out(out: str) -> None:
         raise UsageError(unwritable(out, path, error.strerror or str(error))) from None
 
 
-def prepare_out(out: str, today: datetime) -> Path:
-    """Makes the directory and returns it: `out`, or without one a new ``runs/2026-11-24-193012``.
+def prepare_out(out: str, today: datetime, config: str) -> Path:
+    """Makes the directory, writes the text of its config.toml and returns it.
 
-    Raises UsageError where it cannot be made or holds the metrics of another run.
+    It is `out`, or without one a new ``runs/2026-11-24-193012``. Raises UsageError where it cannot be made or written,
+    or holds the config or the metrics of another run.
     """
     check_out(out)
     try:
-        if not out:
-            return new_directory(directory(out) / f"{today:%Y-%m-%d-%H%M%S}")
-        path = directory(out)
-        path.mkdir(parents=True, exist_ok=True)
+        path = made(out, today)
+        (path / CONFIG).write_text(config, encoding="utf-8")
     except OSError as error:
         raise UsageError(unwritable(out, directory(out), error.strerror or str(error))) from None
+    return path
+
+
+def made(out: str, today: datetime) -> Path:
+    path = directory(out)
+    if not out:
+        return new_directory(path / f"{today:%Y-%m-%d-%H%M%S}")
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -58,8 +66,9 @@ def new_directory(wanted: Path) -> Path:
 
 
 def refuse_occupied(out: str, path: Path) -> None:
-    if out and os.path.lexists(path / METRICS):
-        raise UsageError(f"--out {out} holds the {METRICS} of another run: choose another directory")
+    for name in (METRICS, CONFIG):
+        if out and os.path.lexists(path / name):
+            raise UsageError(f"--out {out} holds the {name} of another run: choose another directory")
 
 
 def refuse_unwritable(out: str, path: Path) -> None:

@@ -6,28 +6,16 @@ message that a person would have got.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pytest
+from configs import ANY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpipar.config import TrainConfig, parse
-from mpipar.config.flags import options
+from mpipar.config.flags import flag, options, read, usage
 from mpipar.errors import UsageError
-
-PATHS = st.text(st.characters(exclude_characters=",", exclude_categories=["Cs"]), min_size=1).filter(
-    lambda text: text == text.strip()
-)
-VALUES: dict[type, st.SearchStrategy[Any]] = {
-    bool: st.booleans(),
-    int: st.integers(),
-    float: st.floats(allow_nan=False),
-    str: st.text(st.characters(exclude_categories=["Cs"])),
-    tuple: st.lists(PATHS).map(tuple),
-}
-CONFIGS = st.builds(TrainConfig, **{each.name: VALUES[type(each.default)] for each in fields(TrainConfig)})
 
 
 def flags(config: TrainConfig, joined: bool) -> list[str]:
@@ -44,7 +32,7 @@ def flags(config: TrainConfig, joined: bool) -> list[str]:
 
 
 @settings(database=None, derandomize=True, deadline=None)
-@given(CONFIGS, st.booleans())
+@given(ANY, st.booleans())
 def test_flags_round_trip(config: TrainConfig, joined: bool) -> None:
     assert parse(flags(config, joined)) == config
 
@@ -114,3 +102,42 @@ def test_help_lists_every_flag_with_its_meaning_and_default() -> None:
         assert option.flag.meaning in line
         assert option.default in ("", (), False) or f"(default {option.default})" in line
     assert all(len(line) <= 110 for line in said[0].splitlines())
+
+
+# ---- switches, and words that stand alone --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "on"),
+    [
+        ("--sequence-parallel", True),
+        ("--sequence-parallel --no-sequence-parallel", False),
+        ("--no-sequence-parallel --sequence-parallel", True),
+    ],
+)
+def test_a_switch_counts_last(line: str, on: bool) -> None:
+    assert parse(line.split()).sequence_parallel is on
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Flags with words that stand alone."""
+
+    places: tuple[str, ...] = flag((), "where to go", alone=True)
+    steps: int = flag(1, "steps to walk")
+
+
+def test_words_that_stand_alone_are_taken_as_they_are() -> None:
+    assert read(Walk, ["a,b", "--steps", "3", "c"]) == Walk(("a,b", "c"), 3)
+    assert read(Walk, []) == Walk()
+
+
+def test_they_have_no_flag() -> None:
+    with pytest.raises(UsageError, match="unknown flag --places"):
+        read(Walk, ["--places", "a"])
+
+
+def test_help_shows_them_first() -> None:
+    text = usage(options(Walk), "walk")
+    assert text.startswith("walk PLACES ... [--flag value ...]\n")
+    assert "  PLACES ...  where to go" in text

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from runs import attempt, write_text
 
+from mpipar.data.tokenfile import Header
 from mpipar.testing import Finished
 
 pytestmark = pytest.mark.launches
@@ -30,7 +31,25 @@ def here(tmp_path: Path) -> Path:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("x" * 257)  # two windows of 129 bytes are wanted
     (tmp_path / "directory").mkdir()
+    (tmp_path / "key.toml").write_text("steps = 3\nbatchs = 3\n")
+    (tmp_path / "type.toml").write_text("steps = 'ten'\n")
+    (tmp_path / "range.toml").write_text("dropout = 1.0\n")
+    (tmp_path / "syntax.toml").write_text("steps: 3\n")
+    (tmp_path / "settings.py").write_text(SETTINGS)
+    tokens = Header("uint16", 1000, 300, "own", bytes(32)).packed() + 1000 * b"\7\0"
+    (tmp_path / "cut.bin").write_bytes(tokens[:-1])
+    (tmp_path / "magic.bin").write_bytes(b"x" + tokens[1:])
+    (tmp_path / "beyond.bin").write_bytes(tokens[:-2] + b"\x2c\1")
     return tmp_path
+
+
+SETTINGS = """\
+from mpipar.config import TrainConfig
+from mpipar.job.launcher import launched_rank
+
+def by_rank(): return TrainConfig(data=("words.txt",), steps=launched_rank())
+def fails(): raise ValueError("no idea")
+"""
 
 
 def tree(top: Path) -> dict[str, tuple[int, int]]:
@@ -106,6 +125,30 @@ BAD = {
     ),
     "not a file": ("--data /dev/null", "--data /dev/null is not a regular file"),
     "out below a file": ("--out words.txt/run", "--out words.txt/run cannot be written: "),
+    "unknown key": ("--config key.toml", "key.toml, line 2: unknown key 'batchs': did you mean batch?"),
+    "wrong type in a file": ("--config type.toml", 'type.toml, line 1: steps = "ten": a whole number wanted'),
+    "out of range in a file": (
+        "--config range.toml",
+        "range.toml, line 1: dropout = 1.0: must be a finite number",
+    ),
+    "no TOML": ("--config syntax.toml", "--config syntax.toml is no TOML: "),
+    "no config there": ("--config nowhere.toml", "--config nowhere.toml cannot be read: No such file"),
+    "no config function": (
+        "--config settings.py:by_rnk",
+        "there is no by_rnk in settings.py: did you mean by_rank?",
+    ),
+    "a config function that fails": (
+        "--config settings.py:fails",
+        "settings.py:fails: ValueError: no idea (",
+    ),
+    "other settings on each rank": ("--config settings.py:by_rank", "rank 1 would run with other settings"),
+    "a token file cut short": (
+        "--data cut.bin",
+        "cut.bin, byte 2255: the file ends, but 1,000 ids of uint16",
+    ),
+    "a token file of another magic": ("--data magic.bin", "magic.bin, byte 0: "),
+    "a token beyond the vocabulary": ("--data beyond.bin", "beyond.bin, byte 2254: id 300 is not below 300"),
+    "tokens and text": ("--data beyond.bin,words.txt", "words.txt, byte 0: "),
     "out is a file": ("--out words.txt", "--out words.txt cannot be written: "),
 }
 
@@ -117,7 +160,18 @@ def test_two_ranks_say_it_once(here: Path, case: str) -> None:
     refused(2, f"{HUGE} {flags} {data}", here, message)
 
 
-@pytest.mark.parametrize("case", ["unknown flag", "fewer heads than tp", "no data there", "out below a file"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "unknown flag",
+        "fewer heads than tp",
+        "no data there",
+        "out below a file",
+        "unknown key",
+        "a token file cut short",
+        "a token beyond the vocabulary",
+    ],
+)
 def test_so_do_four_ranks_and_one(here: Path, case: str) -> None:
     flags, message = BAD[case]
     flags = flags.replace("tp=2", "tp=4")
@@ -138,6 +192,17 @@ def test_the_metrics_of_another_run_stay(here: Path) -> None:
         f"{HUGE} --data words.txt --out directory",
         here,
         "--out directory holds the metrics.jsonl of another run",
+    )
+
+
+def test_the_config_of_another_run_stays(here: Path) -> None:
+    """To run a written config again is to name another --out."""
+    (here / "directory" / "config.toml").write_text("out = 'directory'\n")
+    refused(
+        2,
+        f"{HUGE} --config directory/config.toml --data words.txt",
+        here,
+        "--out directory holds the config.toml of another run",
     )
 
 
