@@ -1,0 +1,51 @@
+"""The command `mpipar` (and ``python -m mpipar``): one file a sub-command. Importing them never starts MPI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from mpipar.cli import tokenize
+from mpipar.config.flags import did_you_mean, options, read, usage, wants_help
+from mpipar.errors import UsageError
+from mpipar.job.launcher import launched_size
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {"tokenize": tokenize.COMMAND}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what the command line says; returns the exit code: 2 after a message about bad usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        run(words)
+    except UsageError as error:
+        if launched_size() > 1:
+            raise  # the hooks of mpipar.job say it once for all ranks
+        print(f"mpipar: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(words: Sequence[str]) -> None:
+    name, *rest = words or ["--help"]
+    if name in ("--help", "-h"):
+        print(overview())
+    elif name not in COMMANDS:
+        raise UsageError(
+            f"unknown command {name!r}{did_you_mean(name, list(COMMANDS)) or '; see mpipar --help'}"
+        )
+    elif wants_help(rest):
+        print(f"{COMMANDS[name].meaning}\n\n{usage(options(COMMANDS[name].flags), f'mpipar {name}')}")
+    else:
+        COMMANDS[name].run(read(COMMANDS[name].flags, rest))
+
+
+def overview() -> str:
+    """The text of ``mpipar --help``: a line a command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.meaning}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["mpipar COMMAND ...", "", *lines, "", "mpipar COMMAND --help lists the flags of a command."]
+    )
