@@ -2,7 +2,8 @@
 
 A number is a function of a key and of a global index. A key is made of the seed and of what the numbers are
 for: ``key(seed, "blocks.0.mlp.up.weight")`` for weights, ``key(seed, "dropout", name, step)`` for a mask.
-A rank that holds rows 3 to 5 computes exactly rows 3 to 5, whatever the mesh.
+A rank that holds rows 3 to 5 computes exactly rows 3 to 5, whatever the mesh. `docs/random.md` shows how to draw noise
+of one's own.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from hashlib import blake2b
 
 
 def key(seed: int, *parts: str | int) -> int:
-    """64 bits that depend on every part.
+    """64 bits that depend on every part, its type included: a seed for a tensor's numbers, or a choice by itself.
 
-    >>> key(0, "a") == key(0, "a"), key(0, "a") == key(1, "a")
-    (True, False)
+    >>> key(0, "a") == key(0, "a"), key(0, "a") == key(1, "a"), key(0, "1") == key(0, 1)
+    (True, False, False)
+    >>> key(7, "which file", 3) % 10  # step 3: the same on every rank, which no rank has to tell the others
+    8
     """
     text = "\0".join(f"{type(part).__name__}:{part}" for part in (seed, *parts))
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")

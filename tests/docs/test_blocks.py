@@ -45,3 +45,11 @@ def test_block_prints_what_the_document_shows(block: re.Match[str], tmp_path: Pa
 
 def test_the_readme_has_a_program() -> None:
     assert blocks(DOCUMENTS[0])
+
+
+@pytest.mark.launches
+def test_own_noise_is_the_same_on_one_rank(tmp_path: Path) -> None:
+    """docs/random.md says so."""
+    (block,) = blocks(ROOT / "docs" / "random.md")
+    run = launch(1, block["program"], cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, block["output"]), run.stderr
