@@ -62,7 +62,7 @@ def read_config(ranks: Comm) -> TrainConfig:
     """The settings of the run: of ``--config`` rank 0 reads a TOML file, each rank calls a function; all compare."""
     say = print if ranks.rank == 0 else lambda text: None
     config = parse(sys.argv[1:], say, once=partial(on_first_rank, ranks))
-    return on_all_ranks(ranks, lambda: config, lambda each: ascii(each).encode(), OTHER_SETTINGS)
+    return on_all_ranks(ranks, lambda: config, lambda each: ascii([each, sys.argv]).encode(), OTHER_SETTINGS)
 
 
 def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:

@@ -48,7 +48,7 @@ class Corpus:
         tokens. Raises the same UsageError on every rank: for patterns that name nothing or too little, for a file
         that some rank cannot read, for a token file that is damaged, and where a rank read other bytes than the rest.
         """
-        arranged, tokens = on_first_rank(world, lambda: look_at(list_files(patterns), context + 1))
+        arranged, tokens = on_first_rank(world, lambda: look_at(patterns, context + 1))
         return map_corpus(arranged, world) if tokens else read_corpus(arranged, world)
 
     @property
@@ -78,9 +78,10 @@ def map_corpus(arranged: Arrangement, world: Ranks) -> Corpus:
     return Corpus(train, rest, len(headers), header.tokenizer, header.vocabulary, header.dtype)
 
 
-def look_at(entries: list[FileEntry], window: int) -> tuple[Arrangement, bool]:
+def look_at(patterns: Sequence[str], window: int) -> tuple[Arrangement, bool]:
     """How the files are read, and whether they are token files."""
-    headers = token_headers(entries)
+    entries = list_files(patterns)
+    headers = token_headers(entries) if patterns else []  # no need to open all files of Python's library
     if not headers:
         return arrange(entries, window, "bytes"), False
     counted = [entry._replace(size=header.count) for entry, header in zip(entries, headers, strict=True)]
