@@ -218,7 +218,7 @@ def check_limits(config: Any) -> None:
     """Raises UsageError for the first field that is not finite, out of its range or not among its choices."""
     for name, option in options(type(config)).items():
         value = getattr(config, option.field)
-        check_value(f"{name} {value}", value, option)
+        check_value(f"{name} {','.join(value) if isinstance(value, tuple) else value}", value, option)
 
 
 def check_value(said: str, value: Any, option: Option) -> None:

@@ -62,7 +62,7 @@ class Tokens:
 
     def _checked(self, piece: Piece) -> Piece:
         ids = piece.ids
-        if self.vocabulary < 256**ids.itemsize and max(ids) >= self.vocabulary:
+        if self.vocabulary < 256**ids.itemsize and max(ids, default=0) >= self.vocabulary:
             place = next(place for place, token in enumerate(ids) if token >= self.vocabulary)
             raise wrong(
                 piece.path,
