@@ -19,6 +19,7 @@ from mpipar.errors import UsageError
 
 T = TypeVar("T")
 MODULE = "mpipar_config"  # the name under which a config file is imported
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def names_function(source: str) -> bool:
@@ -55,11 +56,17 @@ def find(source: str) -> Callable[[], Any]:
     function = getattr(module, name, None)
     if function is None:
         raise UsageError(f"--config {source}: there is no {name} in {where}{did_you_mean(name, own(module))}")
-    if not callable(function) or any(
-        wanted(each) for each in inspect.signature(function).parameters.values()
-    ):
+    if not callable(function) or wants_arguments(function):
         raise UsageError(f"--config {source}: {name} must be a function without arguments")
     return function  # type: ignore[no-any-return]
+
+
+def wants_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some of what is written in C does not tell
+        return True
+    return any(each.default is each.empty and each.kind not in VARIADIC for each in parameters)
 
 
 def from_file(path: str) -> ModuleType:
@@ -75,11 +82,6 @@ def from_file(path: str) -> ModuleType:
 def own(module: ModuleType) -> list[str]:
     """The functions that a module defines itself."""
     return [name for name, _ in inspect.getmembers(module, inspect.isfunction)]
-
-
-def wanted(parameter: inspect.Parameter) -> bool:
-    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return parameter.default is parameter.empty and not variadic
 
 
 def guarded(source: str, step: Callable[[], T]) -> T:

@@ -36,16 +36,14 @@ def read_text(path: str) -> str:
         raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"--config {path} is no UTF-8 at byte {error.start}: write it as UTF-8") from None
-    except ValueError as error:  # a NUL in the name
-        raise UsageError(f"--config {path!r} names no file: {error}") from None
 
 
 def place(text: str, key: str) -> str:
     """``, line 3`` where the key begins a line that is no part of a longer text."""
     begins = re.compile(rf"\s*(?:\[+\s*)?([\"']?){re.escape(key)}\1\s*[=.\]]")
-    lines = text.splitlines(keepends=True)
+    lines = text.split("\n")  # splitlines knows ends of lines that TOML does not
     for number, line in enumerate(lines):
-        if begins.match(line) and is_toml("".join(lines[:number])):
+        if begins.match(line) and is_toml("\n".join(lines[:number])):
             return f", line {number + 1}"
     return ""
 

@@ -79,9 +79,9 @@ def parse(
         sys.exit(0)
     given = values(known, argv)
     source: str | None = given.pop("config", None)
-    calls = source is not None and names_function(source)
-    written = once(lambda: {} if source is None or calls else read_toml(TrainConfig, source))
-    base = call(TrainConfig, source) if source is not None and calls else TrainConfig(**written)
+    function = source if source is not None and names_function(source) else None
+    written = once(lambda: {} if source is None or function else read_toml(TrainConfig, source))
+    base = call(TrainConfig, function) if function else TrainConfig(**written)
     return replace(base, **given)
 
 

@@ -59,7 +59,7 @@ def test_a_function_of_a_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_rank_calls_it(file: Path) -> None:
     """Rank 0's word, which is nothing, is not taken for it."""
-    assert parse(["--config", f"{file}:small"], once=lambda make: make()).width == 24
+    assert parse(["--config", f"{file}:small"], once=lambda make: {}).width == 24
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,7 @@ def test_a_file_that_cannot_be_imported(file: Path, text: str, message: str) -> 
         ("nowhere.py:f", "FileNotFoundError"),
         ("no_such_module:f", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("os.path:joinn", "there is no joinn in os.path: did you mean join?"),
+        ("builtins:min", "min must be a function without arguments"),  # it has no signature
         (":f", "names no function"),
     ],
 )

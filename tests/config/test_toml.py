@@ -131,6 +131,11 @@ def test_one_message_names_file_line_key_and_value(written: Path, text: str, mes
     assert message in refusal(str(written))
 
 
+def test_lines_are_counted_as_toml_ends_them(written: Path) -> None:
+    written.write_text("out = 'a\u2028b'  # one line\n\nbatchs = 3", encoding="utf-8")
+    assert refusal(str(written)).startswith(f"{written}, line 3: unknown key 'batchs'")
+
+
 def test_a_line_within_a_longer_text_is_no_key(written: Path) -> None:
     written.write_text('out = """\nbatchs = 1\n"""\nbatchs = 3')
     assert refusal(str(written)).startswith(f"{written}, line 4: unknown key 'batchs'")
