@@ -23,6 +23,10 @@ from mpipar.tensor import (
     ones,
     parameter,
     randn,
+    repeat_interleave,
+    rms_norm,
+    rotary,
+    swiglu,
     tensor,
     uniform,
     zeros,
@@ -33,5 +37,6 @@ __version__ = "0.1.0"
 __all__ = [
     "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate", "Shard", "Tensor",
     "UsageError", "arange", "attention", "concatenate", "dropout", "embedding", "from_local", "full", "layer_norm",
-    "no_grad", "normal", "ones", "parameter", "randn", "tensor", "uniform", "zeros",
+    "no_grad", "normal", "ones", "parameter", "randn", "repeat_interleave", "rms_norm", "rotary", "swiglu", "tensor",
+    "uniform", "zeros",
 ]  # fmt: skip

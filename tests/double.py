@@ -201,6 +201,8 @@ class DoubleBackend:
     gelu, gelu_vjp = computed(cpu.gelu), computed(cpu.gelu_vjp)
     softmax, softmax_vjp = computed(cpu.softmax), computed(cpu.softmax_vjp)
     layer_norm, layer_norm_vjp = computed(cpu.layer_norm), computed(cpu.layer_norm_vjp)
+    rms_norm, rms_norm_vjp = computed(cpu.rms_norm), computed(cpu.rms_norm_vjp)
+    swiglu, swiglu_vjp, rotary = computed(cpu.swiglu), computed(cpu.swiglu_vjp), computed(cpu.rotary)
     take_rows, put_rows = computed(cpu.take_rows), computed(cpu.put_rows)
     attention, attention_vjp = computed(cpu.attention), computed(cpu.attention_vjp)
     exp_sum, pick = computed(cpu.exp_sum), computed(cpu.pick)

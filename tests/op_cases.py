@@ -18,6 +18,10 @@ from mpipar import (
     embedding,
     layer_norm,
     normal,
+    repeat_interleave,
+    rms_norm,
+    rotary,
+    swiglu,
     tensor,
     uniform,
 )
@@ -149,6 +153,8 @@ SHAPES = {
     "reshape with ones": Case(lambda x: x.reshape(1, 5, 1, 3), X),
     "permute": Case(lambda x: x.permute(2, 0, 1), CUBE),
     "transpose": Case(lambda x: x.transpose(0, -1), CUBE),
+    "repeat": Case(lambda x: repeat_interleave(x, 3, 0), X),
+    "repeat the last dim": Case(lambda x: repeat_interleave(x, 2, -1), CUBE),
     "slice": Case(lambda x: x[1:4], X),
     "slice by twos": Case(lambda x: x[::2, 1:], X),
     "slice at an index": Case(lambda x: x[..., -1], X),
@@ -162,11 +168,24 @@ NETWORK = {
     "softmax": Case(lambda x: x.softmax(), X),
     "softmax of rows": Case(lambda x: x.softmax(0), CUBE),
     "layer norm": Case(layer_norm, numbers((2, 5, 3), (3,), (3,))),
+    "RMS norm": Case(rms_norm, numbers((2, 5, 3), (3,))),
+    "SwiGLU": Case(swiglu, numbers((3, 2, 5))),
+    "rotary positions": Case(rotary, numbers((2, 5, 3, 4))),
+    "rotary positions, another base": Case(lambda x: rotary(x, base=3.0), numbers((5, 3, 2))),
     "embedding": Case(embedding, (Numbers((7, 3)), IDS)),
     "attention": Case(lambda q, k, v: attention(q, k, v, causal=False), QKV),
     "causal attention": Case(lambda q, k, v: attention(q, k, v, causal=True), QKV),
     "attention to more keys": Case(
         lambda q, k, v: attention(q, k, v, causal=True, scale=2.0), numbers((2, 3, 3, 2), (2, 5, 3, 2), (2, 5, 3, 4))
+    ),
+    "attention to half as many heads": Case(
+        lambda q, k, v: attention(q, k, v, causal=True), numbers((2, 3, 4, 2), (2, 5, 2, 2), (2, 5, 2, 3))
+    ),
+    "attention to one head": Case(
+        lambda q, k, v: attention(q, k, v, causal=False), numbers((2, 3, 3, 2), (2, 5, 1, 2), (2, 5, 1, 2))
+    ),
+    "attention to pieces that do not fit": Case(  # 6 and 3 heads fit over 3 ranks alone
+        lambda q, k, v: attention(q, k, v, causal=True), numbers((2, 3, 6, 2), (2, 3, 3, 2), (2, 3, 3, 2))
     ),
     "dropout": Case(lambda x: dropout(x, 0.4, Noise(1, 2, 3), "here"), X),
     "cross-entropy": Case(vocab_parallel_cross_entropy, (Numbers((2, 5, 7)), TARGETS)),

@@ -25,8 +25,26 @@ def layer_norm(x: Any, gain: Any, bias: Any, eps: float) -> Any:
     return centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + eps) * gain + bias
 
 
+def rms_norm(x: Any, gain: Any, eps: float) -> Any:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * gain
+
+
+def swiglu(x: Any) -> Any:
+    a, b = x[..., 0, :], x[..., 1, :]
+    return a * sigmoid(a) * b
+
+
+def rotary(x: Any, positions: Any, base: float) -> Any:
+    """Channels i and i + D/2 as one complex number, times exp(i·angle); (…, T, H, D)."""
+    half = x.shape[-1] // 2
+    angles = np.asarray(positions)[:, None, None] / base ** (2 * np.arange(half) / (2 * half))
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag], -1)
+
+
 def attention(q: Any, k: Any, v: Any, scale: float, causal: bool) -> Any:
-    """(B, T, H, D), (B, S, H, D), (B, S, H, D) → (B, T, H, D): the whole matrix of scores."""
+    """(B, T, H, D), (B, S, K, D), (B, S, K, D) → (B, T, H, D): the whole matrix of scores; keys repeated to H heads."""
+    k, v = (np.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
     seen = mask(q.shape[1], k.shape[1], causal)
     weights = np.exp(scale * np.einsum("bthd,bshd->bhts", q, k)) * seen
     return np.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdims=True), v)
@@ -34,6 +52,7 @@ def attention(q: Any, k: Any, v: Any, scale: float, causal: bool) -> Any:
 
 def attention_lse(q: Any, k: Any, scale: float, causal: bool) -> Any:
     """The log-sum-exp of each row of scores: (B, H, T)."""
+    k = np.repeat(k, q.shape[2] // k.shape[2], 2)
     weights = np.exp(scale * np.einsum("bthd,bshd->bhts", q, k))
     return np.log((weights * mask(q.shape[1], k.shape[1], causal)).sum(-1))
 

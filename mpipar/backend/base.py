@@ -100,6 +100,20 @@ class Backend(Protocol):
         """(…, C), (C,), (C,) → (…, C) and what the vjp needs. Ba, Kiros & Hinton 2016."""
 
     def layer_norm_vjp(self, g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, Array, Array]: ...
+    def rms_norm(self, x: Array, gain: Array, eps: float) -> tuple[Array, Any]:
+        """x / √(mean of x² + eps) · gain: (…, C), (C,) → (…, C) and what the vjp needs. Zhang & Sennrich 2019."""
+
+    def rms_norm_vjp(self, g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, Array]: ...
+    def swiglu(self, x: Array) -> Array:
+        """silu(a)·b of a = x[…, 0, :] and b = x[…, 1, :]: (…, 2, F) → (…, F). Shazeer 2020."""
+
+    def swiglu_vjp(self, g: Array, x: Array) -> Array: ...
+    def rotary(self, x: Array, positions: Array, base: float) -> Array:
+        """The pairs (i, i + D/2) turned by position · base^(-2i/D): (…, T, H, D), (T,) integers → (…, T, H, D).
+
+        Angles in float64; negative positions turn back. Su et al. 2021, eq. 34.
+        """
+
     def take_rows(self, table: Array, rows: Array, first: int) -> Array:
         """``table[rows - first]``; a zero row where that is outside the table. (V, C), (…) → (…, C)."""
 
@@ -107,7 +121,10 @@ class Backend(Protocol):
         """The transpose of `take_rows`: sums the rows of g into (count, C)."""
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple[Array, Array]:
-        """softmax(scale·qkᵀ)v for (B, T, H, D), blocked over queries; and the log-sum-exp (B, H, T)."""
+        """softmax(scale·qkᵀ)v for (B, T, H, D), blocked over queries; and the log-sum-exp (B, H, T).
+
+        k and v (B, S, K, D) have as many heads or fewer: each serves H/K consecutive heads of q, unrepeated in memory.
+        """
 
     def attention_vjp(
         self, g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool

@@ -184,6 +184,12 @@ def permuted(layout: Layout, order: Sequence[int]) -> Layout:
     return Layout(layout.grid, tuple(layout.cuts[dim] for dim in order), layout.partial)
 
 
+def repeated(layout: Layout, dim: int, n: int) -> Layout:
+    """Each row of a dim n times in a row: pieces stay on their ranks, n times as long."""
+    cut = layout.cuts[dim]
+    return layout.with_cut(dim, Cut(cut.axes, tuple(n * offset for offset in cut.offsets)))
+
+
 def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
     """A cut survives if its dim leads its group on both sides and every offset falls on a row of the result."""
     cuts = [Cut((), (0, length)) for length in shape]

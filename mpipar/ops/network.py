@@ -1,14 +1,17 @@
-"""The operations of networks: softmax, layer norm, embedding, attention, dropout.
+"""The operations of networks: softmax, norms, embedding, rotary positions, attention, gates, dropout.
 
-B a batch, T positions, S keys, H heads, D channels of a head, C channels, V vocabulary.
+B a batch, T positions, S keys, H heads, K heads of keys, D channels of a head, C channels, F hidden units,
+V vocabulary.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+
 from mpipar.backend import Array
-from mpipar.layout import Layout, Misfit, Replicate
+from mpipar.layout import Cut, Layout, Misfit, Replicate
 from mpipar.layout.layout import Fix
-from mpipar.layout.rules import Label, aligned, whole
+from mpipar.layout.rules import Label, aligned, repeated, whole
 from mpipar.ops.arithmetic import linear_rule
 from mpipar.ops.base import Context, Vjps, op
 
@@ -23,17 +26,23 @@ def softmax(context: Context, x: Array, *, dim: int) -> tuple[Array, Vjps]:
     return y, (lambda g: context.xp.softmax_vjp(g, y, dim),)
 
 
-def layer_norm_rule(x: Layout, gain: Layout, bias: Layout) -> Layout:
+def norm_rule(x: Layout, *weights: Layout) -> Layout:
     """The last dim whole, gain and bias Replicate."""
     free: list[Label] = list(range(x.ndim - 1))
-    kept = aligned([([*free, None], x), ([None], gain), ([None], bias)], free, "none")
+    kept = aligned([([*free, None], x), *(([None], weight) for weight in weights)], free, "none")
     return Layout(x.grid, (*kept.cuts, x.cuts[-1]), kept.partial)
 
 
-@op(layer_norm_rule)
+@op(norm_rule)
 def layer_norm(context: Context, x: Array, gain: Array, bias: Array, *, eps: float) -> tuple[Array, Vjps]:
     y, saved = context.xp.layer_norm(x, gain, bias, eps)
     return y, lambda g: context.xp.layer_norm_vjp(g, x, gain, saved)
+
+
+@op(norm_rule)
+def rms_norm(context: Context, x: Array, gain: Array, *, eps: float) -> tuple[Array, Vjps]:
+    y, saved = context.xp.rms_norm(x, gain, eps)
+    return y, lambda g: context.xp.rms_norm_vjp(g, x, gain, saved)
 
 
 def embedding_rule(table: Layout, ids: Layout) -> Layout:
@@ -60,21 +69,68 @@ def embedding(context: Context, table: Array, ids: Array) -> tuple[Array, Vjps]:
     return y, (lambda g: context.xp.put_rows(g, ids, first, count), None)
 
 
+def rotary_rule(x: Layout) -> Layout:
+    """Channels whole; positions may be cut. Linear, so a sum may be owed."""
+    return whole(x, [x.ndim - 1], linear=True)
+
+
+@op(rotary_rule)
+def rotary(context: Context, x: Array, *, base: float) -> tuple[Array, Vjps]:
+    """(…, T, H, D), the position of a row being its global index in T. The transpose of a turn is the turn back."""
+    positions = context.index(context.out)[-3]
+    return context.xp.rotary(x, positions, base), (lambda g: context.xp.rotary(g, -positions, base),)
+
+
 def attention_rule(q: Layout, k: Layout, v: Layout) -> Layout:
-    """Batch and heads may be cut; positions and channels are whole."""
+    """Batch and heads may be cut; positions and channels are whole. Fewer heads of keys count as repeated."""
     labels: list[Label] = ["b", None, "h", None]
-    kept = aligned([(labels, q), (labels, k), (labels, v)], ["b", "h"], "none")
+    group = q.shape[2] // (k.shape[2] or 1)
+    served = [q, repeated(k, 2, group), repeated(v, 2, group)]
+    if group > 1:
+        _check_groups(q, k, [x.cuts[2] for x in served])
+    kept = aligned([(labels, x) for x in served], ["b", "h"], "none")
     return Layout(q.grid, (kept.cuts[0], q.cuts[1], kept.cuts[1], v.cuts[3]), kept.partial)
+
+
+def _check_groups(q: Layout, k: Layout, heads: list[Cut]) -> None:
+    """Raises Misfit where the ranks of an axis cannot have both their heads of q and the keys that these need."""
+    cut = [operand for operand, found in enumerate(heads) if found.axes]
+    if not cut or all(found == heads[0] for found in heads):
+        return
+    axes = heads[cut[0]].axes
+    mine, theirs = (
+        reduce(lambda x, axis: x.split(axis, q.grid.size(axis)), axes, Cut((), (0, x.shape[2])))
+        for x in (q, k)
+    )
+    group = q.shape[2] // k.shape[2]
+    if mine.offsets != tuple(group * offset for offset in theirs.offsets):
+        raise Misfit(
+            f"{q.shape[2]} heads and {k.shape[2]} heads of keys, {group} to each, are not cut alike over axis "
+            f"{axes[-1]!r}: repeat_interleave(keys, {group}, dim=2) makes them as many",
+            *(Fix(operand, axes[-1], Replicate()) for operand in cut),
+        )
 
 
 @op(attention_rule)
 def attention(
     context: Context, q: Array, k: Array, v: Array, *, scale: float, causal: bool
 ) -> tuple[Array, Vjps]:
-    """softmax(scale·qkᵀ)v: (B, T, H, D), (B, S, H, D), (B, S, H, D) → (B, T, H, D)."""
+    """softmax(scale·qkᵀ)v: (B, T, H, D), (B, S, K, D), (B, S, K, D) → (B, T, H, D)."""
     xp = context.xp
     out, lse = xp.attention(q, k, v, scale, causal)
     return out, lambda g: xp.attention_vjp(g, q, k, v, out, lse, scale, causal)
+
+
+def swiglu_rule(x: Layout) -> Layout:
+    """The dim of two whole, nothing owed; the hidden units may be cut."""
+    kept = whole(x, [x.ndim - 2])
+    return Layout(x.grid, (*kept.cuts[:-2], kept.cuts[-1]), kept.partial)
+
+
+@op(swiglu_rule)
+def swiglu(context: Context, x: Array) -> tuple[Array, Vjps]:
+    """(…, 2, F) → silu(first)·second (…, F)."""
+    return context.xp.swiglu(x), (lambda g: context.xp.swiglu_vjp(g, x),)
 
 
 @op(linear_rule)

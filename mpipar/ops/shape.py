@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from mpipar.backend import Array
 from mpipar.layout import Cut, Layout
-from mpipar.layout.rules import aligned, permuted, reshaped, whole
+from mpipar.layout.rules import aligned, permuted, repeated, reshaped, whole
 from mpipar.ops.base import Context, Vjps, op
 
 Key: TypeAlias = tuple[tuple[int, int, int] | int, ...]  # a start, stop, step or an index for each dim
@@ -30,6 +30,21 @@ def permute_rule(x: Layout, *, order: tuple[int, ...]) -> Layout:
 def permute(context: Context, x: Array, *, order: tuple[int, ...]) -> tuple[Array, Vjps]:
     back = tuple(sorted(range(len(order)), key=order.__getitem__))
     return x.transpose(order), (lambda g: g.transpose(back),)
+
+
+def repeat_interleave_rule(x: Layout, *, dim: int, n: int) -> Layout:
+    return repeated(x, dim, n)
+
+
+@op(repeat_interleave_rule)
+def repeat_interleave(context: Context, x: Array, *, dim: int, n: int) -> tuple[Array, Vjps]:
+    before, after = x.shape[: dim + 1], x.shape[dim + 1 :]
+    wide = context.xp.broadcast_to(x.reshape(*before, 1, *after), (*before, n, *after))
+
+    def vjp(g: Array) -> Array:
+        return context.xp.sum(g.reshape(*before, n, *after), (dim + 1,))
+
+    return wide.reshape(context.out_shape), (vjp,)
 
 
 def slice_rule(x: Layout, *, key: Key) -> Layout:

@@ -86,6 +86,24 @@ def test_float32_agrees_with_float64(causal: bool) -> None:
         close(single, double, 1e-5)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kv_heads", [1, 2, 3, 6])
+@pytest.mark.parametrize(("t", "s"), [(3, 5), (70, 75)])
+def test_fewer_heads_of_keys_are_as_good_as_repeated(t: int, s: int, kv_heads: int, causal: bool) -> None:
+    """And their gradients are the sums over the heads that they serve."""
+    q, k, v, g = arrays(t, s, h=6)
+    k, v = k[:, :, :kv_heads], v[:, :, :kv_heads]
+    out, lse = xp.attention(q, k, v, SCALE, causal)
+    close(out, plain.attention(q, k, v, SCALE, causal))
+    close(lse, plain.attention_lse(q, k, SCALE, causal))
+    many = [np.repeat(x, 6 // kv_heads, 2) for x in (k, v)]
+    wanted = xp.attention_vjp(g, q, *many, *xp.attention(q, *many, SCALE, causal), SCALE, causal)
+    found = xp.attention_vjp(g, q, k, v, out, lse, SCALE, causal)
+    close(found[0], wanted[0])
+    for mine, each in zip(found[1:], wanted[1:], strict=True):
+        close(mine, each.reshape(2, s, kv_heads, 6 // kv_heads, -1).sum(3))
+
+
 def test_large_scores_neither_overflow_nor_vanish() -> None:
     q, k, v, _ = arrays(5, 5)
     out, lse = xp.attention(q * 1e3, k * 1e3, v, 1.0, True)
@@ -145,8 +163,10 @@ def peak(run: Callable[[], Any]) -> int:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("t", [32, 128, 640])
-def test_never_the_scores_of_all_queries_at_once(t: int, causal: bool) -> None:
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_never_the_scores_of_all_queries_at_once(kv_heads: int, t: int, causal: bool) -> None:
     q, k, v, g = arrays(t, t, b=1, h=4, dv=4)
+    k, v = k[:, :, :kv_heads], v[:, :, :kv_heads]
     block = 4 * min(attend.BLOCK, t // 2) * t * 8  # the scores of a block of queries, all heads
     small = 6 * q.nbytes + 50_000  # what the products and Python itself need
     out, lse = xp.attention(q, k, v, SCALE, causal)

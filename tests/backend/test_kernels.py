@@ -58,6 +58,28 @@ class TestFormulas:
         close(g_gain, plain.gradient(lambda gain: plain.layer_norm(X, gain, BIAS, 1e-5), GAIN, G))
         close(g_bias, plain.gradient(lambda bias: plain.layer_norm(X, GAIN, bias, 1e-5), BIAS, G))
 
+    def test_rms_norm(self, memory: str) -> None:
+        x, g = plain.disguised(X)[memory], plain.disguised(G)[memory]
+        y, saved = xp.rms_norm(x, GAIN, 1e-5)
+        close(y, plain.rms_norm(X, GAIN, 1e-5))
+        g_x, g_gain = xp.rms_norm_vjp(g, x, GAIN, saved)
+        close(g_x, plain.gradient(lambda x: plain.rms_norm(x, GAIN, 1e-5), X, G))
+        close(g_gain, plain.gradient(lambda gain: plain.rms_norm(X, gain, 1e-5), GAIN, G))
+
+    def test_swiglu(self, memory: str) -> None:
+        x, g = plain.disguised(X)[memory], plain.disguised(G[:, 0])[memory]
+        close(xp.swiglu(x), plain.swiglu(X))
+        close(xp.swiglu_vjp(g, x), plain.gradient(plain.swiglu, X, G[:, 0]))
+
+    @pytest.mark.parametrize("positions", [[0, 1, 2], [5, 6, 7], [0, -1, -2], [7, 0, 900]])
+    def test_rotary_positions(self, memory: str, positions: list[int]) -> None:
+        """Rows 5 to 7 as a rank with that piece has them; turned back by negative positions."""
+        wide = RNG.normal(size=(2, 3, 4, 6))
+        x = plain.disguised(wide)[memory]
+        y = xp.rotary(x, np.array(positions), 100.0)
+        close(y, plain.rotary(wide, positions, 100.0))
+        close(xp.rotary(y, -np.array(positions), 100.0), wide)
+
     def test_the_pieces_of_cross_entropy(self, memory: str) -> None:
         z, columns = X[:, 0], np.array([0, 6, 3])
         rows = plain.disguised(z)[memory]
@@ -97,6 +119,24 @@ def test_float32_agrees_with_float64() -> None:
     close(xp.exp_sum(x, xp.max(x, (1,))), xp.exp_sum(x64, xp.max(x64, (1,))), **SINGLE)
 
 
+def test_float32_agrees_with_float64_in_the_parts_of_llama() -> None:
+    wide, upper = RNG.normal(size=(40, 2, 300)) * 3, RNG.normal(size=(40, 2, 300))
+    x, g, gain = single(wide), single(upper), single(RNG.normal(size=300))
+    x64, g64, gain64 = (value.astype(np.float64) for value in (x, g, gain))
+    (out, saved), (out64, saved64) = xp.rms_norm(x, gain, 1e-5), xp.rms_norm(x64, gain64, 1e-5)
+    far = np.arange(100_000, 100_040)
+    pairs = [
+        (out, out64),
+        *zip(xp.rms_norm_vjp(g, x, gain, saved), xp.rms_norm_vjp(g64, x64, gain64, saved64), strict=True),
+        (xp.swiglu(x), xp.swiglu(x64)),
+        (xp.swiglu_vjp(g[:, 0], x), xp.swiglu_vjp(g64[:, 0], x64)),
+        (xp.rotary(x, far, 1e4), xp.rotary(x64, far, 1e4)),
+    ]
+    for found, wanted in pairs:
+        assert found.dtype == np.float32
+        close(found, wanted, **SINGLE_VJP)
+
+
 def test_large_numbers_stay_finite() -> None:
     for dtype in (np.float32, np.float64):
         x = np.array([-1e4, -90.0, 0.0, 90.0, 1e4], dtype)
@@ -104,6 +144,9 @@ def test_large_numbers_stay_finite() -> None:
         close(xp.gelu(x), np.array([0, 0, 0, 90, 1e4]), rtol=1e-7)
         close(xp.gelu_vjp(np.ones_like(x), x), np.array([0, 0, 0.5, 1, 1.0]), rtol=1e-6)
         close(xp.softmax(x, 0), np.array([0, 0, 0, 0, 1.0]))
+        pair = np.stack([x, np.ones_like(x)])
+        close(xp.swiglu(pair), np.array([0, 0, 0, 90, 1e4]), rtol=1e-7)
+        close(xp.swiglu_vjp(np.ones_like(x), pair)[0], np.array([0, 0, 0.5, 1, 1.0]), rtol=1e-6)
         close(xp.exp_sum(x[None], np.array([1e4], dtype)), np.array([1.0]))
 
 
@@ -128,6 +171,12 @@ def test_kernels_that_work_in_blocks_join_them_without_a_seam() -> None:
             close(g_bias, g.sum(0))
             close(g_gain, (g * plain.layer_norm(x, 1, 0, 1e-5)).sum(0))
             close(xp.exp_sum(x, xp.max(x, (1,))), np.exp(x - x.max(1, keepdims=True)).sum(1))
+            y, saved = xp.rms_norm(x, np.ones(shape[1]), 1e-5)
+            close(y, plain.rms_norm(x, 1, 1e-5))
+            close(xp.rms_norm_vjp(g, x, np.ones(shape[1]), saved)[1], (g * y).sum(0))
+            pairs = np.stack([x, g], 1)
+            close(xp.swiglu(pairs), plain.swiglu(pairs))
+            close(xp.swiglu_vjp(g, pairs)[:, 1], g * x * plain.sigmoid(x))
 
 
 def test_empty_arrays_are_arrays() -> None:
@@ -139,6 +188,15 @@ def test_empty_arrays_are_arrays() -> None:
     assert (y.shape, g_x.shape) == (none.shape, none.shape)
     assert not g_gain.any()
     assert not g_bias.any()
+    y, saved = xp.rms_norm(none, np.ones(4), 1e-5)
+    g_x, g_gain = xp.rms_norm_vjp(none, none, np.ones(4), saved)
+    assert (y.shape, g_x.shape, g_gain.any()) == (none.shape, none.shape, False)
+    for shape in [(0, 3, 2, 4), (5, 0, 2, 4), (5, 3, 2, 0)]:  # rows, positions, hidden units of a rank
+        pairs, halves = np.zeros(shape), np.zeros((*shape[:2], shape[3]))
+        assert xp.swiglu(pairs).shape == halves.shape
+        assert (
+            xp.swiglu_vjp(halves, pairs).shape == xp.rotary(pairs, np.arange(shape[1]), 10.0).shape == shape
+        )
     for shape in [(0, 5), (3, 0), (0, 0)]:
         z, rows = np.zeros(shape), np.zeros(shape[0])
         ids = np.zeros(shape[0], np.int64)
@@ -175,6 +233,9 @@ def test_arguments_stay_as_they_are() -> None:
     _, saved = xp.layer_norm(x, gain, bias, 1e-5)
     xp.layer_norm_vjp(g, x, gain, saved)
     xp.gelu(x), xp.gelu_vjp(g, x), xp.sigmoid(x), xp.softmax_vjp(g, xp.softmax(x, 1), 1)
+    _, saved = xp.rms_norm(x, gain, 1e-5)
+    xp.rms_norm_vjp(g, x, gain, saved)
+    xp.swiglu(x), xp.swiglu_vjp(g[:, 0], x), xp.rotary(x[..., :6], np.arange(3), 10.0)
     z, rows, ids = x[:, 0], x[:, 0, 0], np.array([0, 1, 2])
     xp.exp_sum(z, rows), xp.pick(z, ids, 0), xp.softmax_minus_hot(z, rows, ids, 0, rows)
     xp.take_rows(x, ids, 0), xp.put_rows(g, ids, 0, 3), xp.square_sum(x)

@@ -52,12 +52,17 @@ from mpipar.backend.numpy.kernels import (
     layer_norm_vjp,
     pick,
     put_rows,
+    rms_norm,
+    rms_norm_vjp,
     sigmoid,
     softmax,
     softmax_minus_hot,
     softmax_vjp,
+    swiglu,
+    swiglu_vjp,
     take_rows,
 )
+from mpipar.backend.numpy.rotary import rotary
 from mpipar.backend.numpy.updates import adam, sgd
 
 name = "cpu"
@@ -66,8 +71,7 @@ __all__ = [
     "absolute", "adam", "add_into", "arange", "as_array", "attention", "attention_vjp", "broadcast_to", "cast",
     "concatenate", "contiguous", "copy", "copy_into", "dtype", "empty", "exp", "exp_sum", "fill", "from_bytes",
     "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm", "layer_norm_vjp", "log",
-    "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows", "scale_into", "sgd", "sigmoid",
-    "softmax",
-    "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "take_rows", "tanh", "text", "to_host", "uniform",
-    "where", "widen", "wire", "zeros",
+    "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary",
+    "scale_into", "sgd", "sigmoid", "softmax", "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum",
+    "swiglu", "swiglu_vjp", "take_rows", "tanh", "text", "to_host", "uniform", "where", "widen", "wire", "zeros",
 ]  # fmt: skip

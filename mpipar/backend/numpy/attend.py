@@ -2,6 +2,8 @@
 
 Forward keeps the log-sum-exp of each row; backward makes the probabilities of a block again from it
 (Dao et al. 2022, FlashAttention, eq. 3-4). Under a causal mask a block sees only the keys up to its end.
+
+Each head of k and v serves a group of G = H/K heads of q (Ainslie et al. 2023): heads of q are seen as (K, G).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple
     (b, t, h, _), keys = q.shape, k.shape[1]
     out = np.empty((b, t, h, v.shape[3]), q.dtype)
     lse = np.empty((b, h, t), q.dtype)
+    values, to, lse_to = heads(v)[:, :, None], groups(out, k), lse.reshape(b, *grouping(h, k), t)
     for rows, seen in query_blocks(t, keys, causal):
         scores = masked_scores(q, k, rows, seen, scale, causal)
         top = scores.max(-1, keepdims=True, initial=-np.inf)
@@ -27,8 +30,8 @@ def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple
         np.exp(scores, out=scores)
         total = scores.sum(-1, keepdims=True)
         scores /= total
-        np.matmul(scores, heads(v)[:, :, :seen], out=heads(out)[:, :, rows])
-        lse[:, :, rows] = (top + np.log(total))[..., 0]
+        np.matmul(scores, values[..., :seen, :], out=to[..., rows, :])
+        lse_to[..., rows] = (top + np.log(total))[..., 0]
         del scores  # one block at a time: not beside the next
     return out, lse
 
@@ -37,19 +40,22 @@ def attention_vjp(
     g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool
 ) -> tuple[Array, Array, Array]:
     gq, gk, gv = np.empty(q.shape, q.dtype), np.zeros(k.shape, k.dtype), np.zeros(v.shape, v.dtype)
-    along = np.einsum("bthd,bthd->bht", g, out)[..., None]  # Σ p·dp of each row, from g and out alone
+    by_group = (len(q), *grouping(q.shape[2], k), q.shape[1], 1)  # (B, K, G, T, 1)
+    along = np.einsum("bthd,bthd->bht", g, out).reshape(by_group)  # Σ p·dp of each row, from g and out alone
+    lse, queries, upper, to = lse.reshape(by_group), groups(q, k), groups(g, k), groups(gq, k)
+    keys, values = heads(k)[:, :, None], heads(v)[:, :, None]  # (B, K, 1, S, D)
     for rows, seen in query_blocks(q.shape[1], k.shape[1], causal):
         p = masked_scores(q, k, rows, seen, scale, causal)
-        p -= lse[:, :, rows, None]
+        p -= lse[..., rows, :]
         np.exp(p, out=p)
-        upper = heads(g)[:, :, rows]
-        heads(gv)[:, :, :seen] += p.swapaxes(2, 3) @ upper
-        dp = upper @ heads(v)[:, :, :seen].swapaxes(2, 3)
-        dp -= along[:, :, rows]
+        u = upper[..., rows, :]
+        heads(gv)[:, :, :seen] += joined(p).swapaxes(2, 3) @ joined(u)
+        dp = u @ values[..., :seen, :].swapaxes(3, 4)
+        dp -= along[..., rows, :]
         dp *= p
         dp *= scale
-        np.matmul(dp, heads(k)[:, :, :seen], out=heads(gq)[:, :, rows])
-        heads(gk)[:, :, :seen] += dp.swapaxes(2, 3) @ heads(q)[:, :, rows]
+        np.matmul(dp, keys[..., :seen, :], out=to[..., rows, :])
+        heads(gk)[:, :, :seen] += joined(dp).swapaxes(2, 3) @ joined(queries[..., rows, :])
         del p, dp
     return gq, gk, gv
 
@@ -63,8 +69,8 @@ def query_blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[slice,
 
 
 def masked_scores(q: Array, k: Array, rows: slice, seen: int, scale: float, causal: bool) -> Array:
-    """scale·qkᵀ of a block (B, H, rows, seen), -inf above the diagonal."""
-    scores: Array = heads(q)[:, :, rows] @ heads(k)[:, :, :seen].swapaxes(2, 3)
+    """scale·qkᵀ of a block (B, K, G, rows, seen), -inf above the diagonal."""
+    scores: Array = groups(q, k)[..., rows, :] @ heads(k)[:, :, None, :seen].swapaxes(3, 4)
     scores *= scale
     if causal:
         n = rows.stop - rows.start
@@ -75,6 +81,23 @@ def masked_scores(q: Array, k: Array, rows: slice, seen: int, scale: float, caus
 def heads(x: Array) -> Array:
     """(B, T, H, D) seen as (B, H, T, D)."""
     return x.transpose(0, 2, 1, 3)
+
+
+def grouping(heads: int, k: Array) -> tuple[int, int]:
+    """How many groups, and the heads of q in each."""
+    return k.shape[2], heads // (k.shape[2] or 1)
+
+
+def groups(x: Array, k: Array) -> Array:
+    """(B, T, H, D) seen as (B, K, G, T, D)."""
+    b, t, h, d = x.shape
+    return x.reshape(b, t, *grouping(h, k), d).transpose(0, 2, 3, 1, 4)
+
+
+def joined(x: Array) -> Array:
+    """(B, K, G, rows, N) → (B, K, G·rows, N): one product then sums over a group too."""
+    b, k, g, rows, n = x.shape
+    return x.reshape(b, k, g * rows, n)
 
 
 @lru_cache(maxsize=16)

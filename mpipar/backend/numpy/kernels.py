@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import pi, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,11 @@ def flat(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    y = np.multiply(x, 0.5)  # ½(1 + tanh(x/2)): no overflow on either side
+    return _sigmoid_into(np.empty(x.shape, x.dtype), x)
+
+
+def _sigmoid_into(y: Array, x: Array) -> Array:
+    np.multiply(x, 0.5, out=y)  # ½(1 + tanh(x/2)): no overflow on either side
     np.tanh(y, out=y)
     y += 1
     y *= 0.5
@@ -123,6 +127,70 @@ def layer_norm_vjp(g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, 
         o -= hat
         o *= scale[part]
     return out.reshape(x.shape), g_gain, g_bias
+
+
+def rms_norm(x: Array, gain: Array, eps: float) -> tuple[Array, Any]:
+    rows = rows_of(x)
+    n, width = rows.shape
+    y, scale = np.empty(rows.shape, rows.dtype), np.empty((n, 1), rows.dtype)  # scale: 1 / root mean square
+    for part in blocks(n, width):
+        v, out = rows[part], y[part]
+        square = np.einsum("nc,nc->n", v, v)[:, None]
+        square /= width
+        square += eps
+        scale[part] = 1 / np.sqrt(square)
+        np.multiply(v, scale[part], out=out)
+        out *= gain
+    return y.reshape(x.shape), scale
+
+
+def rms_norm_vjp(g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, Array]:
+    rows, upper, scale = rows_of(x), rows_of(g), saved
+    n, width = rows.shape
+    out, g_gain = np.empty(rows.shape, rows.dtype), np.zeros(width, rows.dtype)
+    for part in blocks(n, width):
+        o, u = out[part], upper[part]
+        hat = rows[part] * scale[part]
+        g_gain += np.einsum("nc,nc->c", u, hat)
+        np.multiply(u, gain, out=o)
+        along = np.einsum("nc,nc->n", o, hat)[:, None]
+        along /= width
+        hat *= along
+        o -= hat
+        o *= scale[part]
+    return out.reshape(x.shape), g_gain
+
+
+def swiglu(x: Array) -> Array:
+    pairs = pairs_of(x)
+    y = np.empty((len(pairs), x.shape[-1]), x.dtype)
+    for part in blocks(*y.shape):
+        gate = np.copy(pairs[part, 0])  # arithmetic on rows that lie apart costs four times as much
+        out = _sigmoid_into(y[part], gate)
+        out *= gate
+        out *= pairs[part, 1]
+    return y.reshape(*x.shape[:-2], x.shape[-1])
+
+
+def swiglu_vjp(g: Array, x: Array) -> Array:
+    """(g·b·(s + silu(a)(1 - s)), g·silu(a)) with s = σ(a) and silu(a) = a·s."""
+    pairs = pairs_of(x)
+    upper, out = g.reshape(len(pairs), x.shape[-1]), np.empty(pairs.shape, x.dtype)
+    for part in blocks(*upper.shape):
+        gate, u = np.copy(pairs[part, 0]), upper[part]
+        s = sigmoid(gate)
+        gate *= s  # silu(a)
+        np.multiply(u, gate, out=out[part, 1])
+        gate *= 1 - s
+        s += gate
+        s *= u
+        np.multiply(s, pairs[part, 1], out=out[part, 0])
+    return out.reshape(x.shape)
+
+
+def pairs_of(x: Array) -> Array:
+    """(…, 2, F) → contiguous (N, 2, F)."""
+    return np.asarray(x, order="C").reshape(prod(x.shape[:-2]), 2, x.shape[-1])
 
 
 def take_rows(table: Array, rows: Array, first: int) -> Array:
