@@ -69,8 +69,9 @@ def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:
     """Each rank makes only its own piece of every weight."""
     c = config
     shape = GPTConfig(
-        vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype
-    )
+        vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype,
+        style=c.style, kv_heads=c.kv_heads, rope_base=c.rope_base,
+    )  # fmt: skip
     return GPT(shape, mesh)
 
 

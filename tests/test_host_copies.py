@@ -42,6 +42,8 @@ LAYOUTS: list[tuple[int, int, bool]] = [  # dp, tp, sequence_parallel
 ]
 MIXED = LAYOUTS[len(LAYOUTS) // 2]
 layouts = pytest.mark.parametrize(("dp", "tp", "sequence"), LAYOUTS)
+STYLES: dict[str, dict[str, Any]] = {"gpt2": {}, "llama": {"style": "llama", "kv_heads": 2}}
+styles = pytest.mark.parametrize("style", STYLES)
 
 
 @cache
@@ -58,9 +60,14 @@ class Run:
     """A small GPT in training, with dropout, uneven heads and micro-batches."""
 
     def __init__(
-        self, mesh: Mesh, optimizer: str = "adamw", sequence: bool = False, dtype: str = "float32"
+        self,
+        mesh: Mesh,
+        optimizer: str = "adamw",
+        sequence: bool = False,
+        dtype: str = "float32",
+        style: str = "gpt2",
     ) -> None:
-        shape = GPTConfig(256, CONTEXT, 1, 5, 20, 0.1, sequence, seed=3, dtype=dtype)
+        shape = GPTConfig(256, CONTEXT, 1, 6, 24, 0.1, sequence, seed=3, dtype=dtype, **STYLES[style])
         self.model = GPT(shape, mesh)
         self.batches = Batches(TextBatches(Corpus(TEXT, TEXT, 1), 0, BATCH, CONTEXT), mesh, MICRO)
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
@@ -89,9 +96,10 @@ def copies(mesh: Mesh) -> Counter[str]:
     return mesh.xp.copies.copy()
 
 
+@styles
 @layouts
-def test_a_step_copies_the_batch_in_and_the_metrics_out(dp: int, tp: int, sequence: bool) -> None:
-    check_steps("adamw", dp, tp, sequence)
+def test_a_step_copies_the_batch_in_and_the_metrics_out(dp: int, tp: int, sequence: bool, style: str) -> None:
+    check_steps("adamw", dp, tp, sequence, style)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -99,10 +107,10 @@ def test_with_every_optimizer(optimizer: str) -> None:
     check_steps(optimizer, *MIXED)
 
 
-def check_steps(optimizer: str, dp: int, tp: int, sequence: bool) -> None:
+def check_steps(optimizer: str, dp: int, tp: int, sequence: bool, style: str = "gpt2") -> None:
     mesh = double_mesh(dp, tp)
     before = copies(mesh)
-    run = Run(mesh, optimizer, sequence)
+    run = Run(mesh, optimizer, sequence, style=style)
     assert copies(mesh) == before, "making the model copied"
     for step in range(STEPS):
         before = copies(mesh)
@@ -129,9 +137,12 @@ def test_evaluation_and_sampling_copy_at_their_borders_only(dp: int, tp: int, se
     assert copies(mesh) - before == {"from_host": 3, "to_host": 3}, "tokens in, logits out"
 
 
+@styles
 @layouts
-def test_losses_and_weights_are_those_of_numpy_bit_for_bit(dp: int, tp: int, sequence: bool) -> None:
-    check_bits("adamw", "float32", dp, tp, sequence)
+def test_losses_and_weights_are_those_of_numpy_bit_for_bit(
+    dp: int, tp: int, sequence: bool, style: str
+) -> None:
+    check_bits("adamw", "float32", dp, tp, sequence, style)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -140,8 +151,8 @@ def test_in_every_dtype_and_with_every_optimizer(dtype: str, optimizer: str) -> 
     check_bits(optimizer, dtype, *MIXED)
 
 
-def check_bits(optimizer: str, dtype: str, dp: int, tp: int, sequence: bool) -> None:
-    there, here = (Run(mesh(dp, tp), optimizer, sequence, dtype) for mesh in (double_mesh, cpu_mesh))
+def check_bits(optimizer: str, dtype: str, dp: int, tp: int, sequence: bool, style: str = "gpt2") -> None:
+    there, here = (Run(mesh(dp, tp), optimizer, sequence, dtype, style) for mesh in (double_mesh, cpu_mesh))
     assert list(there.losses()) == list(here.losses())
     for mine, theirs in zip(there.model.parameters(), here.model.parameters(), strict=True):
         assert bits(mine.mesh.xp, mine.local) == bits(theirs.mesh.xp, theirs.local), mine.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 from mpipar.config.axes import parse_axes
@@ -16,6 +16,7 @@ from mpipar.errors import UsageError
 
 USED_AXES = ("dp", "tp")
 SHOWN_MESHES = 6
+ROPE_BASE = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class TrainConfig:
     layers: int = flag(4, "transformer blocks", least=1)
     heads: int = flag(6, "attention heads a block", least=1)
     width: int = flag(192, "features of the residual stream; heads divide it", least=1)
+    style: str = flag("gpt2", "of the model: see docs/models.md", choices=("gpt2", "llama"))
+    kv_heads: int = flag(0, "llama: heads of keys and values; 0: as many as heads", least=0)
+    rope_base: float = flag(ROPE_BASE, "llama: sets the longest wave of rotary positions", above=1)
     dropout: float = flag(0.0, "probability of dropping a value in training", least=0, below=1)
     dtype: str = flag("float32", "of weights and arithmetic", choices=("float32", "float64"))
     lr: float = flag(2e-3, "learning rate at its highest", above=0)
@@ -93,15 +97,40 @@ def mesh_axes(config: TrainConfig, ranks: int) -> dict[str, int]:
 def check(config: TrainConfig, ranks: int) -> None:
     """Raises UsageError for whatever is wrong on so many ranks and shows before data and mesh."""
     check_limits(config)
-    if config.width % config.heads:
-        raise UsageError(
-            f"--width {config.width} is not divisible by --heads {config.heads}: "
-            f"write --width {nearest_multiple(config.width, config.heads)}"
-        )
+    check_width(config)
+    check_style(config)
     axes = mesh_axes(config, ranks)
     check_used(config, axes)
     check_product(config, axes, ranks)
     check_pieces(config, axes)
+
+
+def check_style(config: TrainConfig) -> None:
+    c = config
+    for name, given in (("--kv-heads", c.kv_heads), ("--rope-base", c.rope_base != ROPE_BASE)):
+        if given and c.style != "llama":
+            raise UsageError(f"{name} is of --style llama: write --style llama, or leave {name} out")
+    if c.kv_heads > c.heads:
+        raise UsageError(
+            f"--kv-heads {c.kv_heads} is more than --heads {c.heads}: write --kv-heads {c.heads} or less"
+        )
+    if c.kv_heads and c.heads % c.kv_heads:
+        raise UsageError(
+            f"--kv-heads {c.kv_heads} does not divide --heads {c.heads}: "
+            f"write --kv-heads {gcd(c.kv_heads, c.heads)} or {c.heads}"
+        )
+
+
+def check_width(config: TrainConfig) -> None:
+    c, pairs = config, config.style == "llama"  # which turns pairs of features
+    write = f"write --width {nearest_multiple(c.width, c.heads * (2 if pairs else 1))}"
+    if c.width % c.heads:
+        raise UsageError(f"--width {c.width} is not divisible by --heads {c.heads}: {write}")
+    if pairs and c.width // c.heads % 2:
+        raise UsageError(
+            f"--width {c.width} over --heads {c.heads} is {c.width // c.heads} features a head, "
+            f"and --style llama turns pairs of them: {write}"
+        )
 
 
 def nearest_multiple(number: int, of: int) -> int:

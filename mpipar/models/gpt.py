@@ -1,4 +1,8 @@
-"""GPT-2. Radford et al. 2019: pre-norm blocks, learned positions, the head tied to the embedding.
+"""GPT in two styles, from one config. `STYLES` says in which parts they differ.
+
+GPT-2 (Radford et al. 2019): layer norm, learned positions, GELU, biases, the head tied to the embedding. Llama (Touvron
+et al. 2023): RMS norm, rotary positions, SwiGLU, grouped heads of keys, no biases, a head of its own. Both norm
+before each half of a block.
 
 B sequences, T positions, C width, V vocabulary. Between blocks x is (B, T, C): whole over `tp`, or with
 `sequence_parallel` sharded in T (Korthikanti et al. 2022). Dropout acts on the embedding and on each residual branch.
@@ -6,17 +10,24 @@ B sequences, T positions, C width, V vocabulary. Between blocks x is (B, T, C): 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any, NamedTuple
 
+from mpipar.errors import UsageError
 from mpipar.layout import Shard
 from mpipar.mesh import Mesh
 from mpipar.nn import (
+    ColumnParallelLinear,
     Dropout,
     LayerNorm,
     Module,
+    ParallelGroupedAttention,
     ParallelMLP,
     ParallelSelfAttention,
+    ParallelSwiGLU,
+    RMSNorm,
     VocabParallelEmbedding,
     vocab_parallel_cross_entropy,
 )
@@ -26,18 +37,73 @@ from mpipar.tensor import Tensor, parameter
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT."""
+    """The shape of a GPT. Raises UsageError for an unknown style, and for what is llama's and not asked of llama."""
 
     vocabulary: int = 256
     context: int = 128  # the longest sequence, in tokens
     layers: int = 4
     heads: int = 6
-    width: int = 192  # a multiple of heads
+    width: int = 192  # a multiple of heads, for llama of 2·heads
     dropout: float = 0.0
     sequence_parallel: bool = False
     seed: int = 0
     dtype: str = "float32"
     std: float = 0.02  # of the initial weights; those that end a residual branch: / √(2·layers)
+    style: str = "gpt2"  # or "llama"
+    kv_heads: int = 0  # llama: heads of keys and values, a divisor of heads; 0: as many as heads
+    rope_base: float = 10_000.0  # llama: the longest wavelength of rotary positions is about 2π·rope_base
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise UsageError(f"GPTConfig: style={self.style!r} is unknown. Known: {', '.join(STYLES)}")
+        if self.style != "llama" and (self.kv_heads or self.rope_base != GPTConfig.rope_base):
+            raise UsageError('GPTConfig: kv_heads and rope_base are of style="llama"')
+
+    @property
+    def hidden(self) -> int:
+        """Of the feed-forward half: 4C; gated, with as many weights in three matrices, 8C/3 up to a multiple of 32."""
+        return 4 * self.width if self.style == "gpt2" else -(-8 * self.width // (3 * 32)) * 32
+
+    @property
+    def branch(self) -> dict[str, Any]:
+        """What both halves of a block are made with."""
+        return {
+            "sequence_parallel": self.sequence_parallel,
+            "std": self.std,
+            "out_std": self.std / sqrt(2 * self.layers),
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
+
+
+class Style(NamedTuple):
+    """The parts in which models differ; attention and mlp are made from a name, the config and the mesh."""
+
+    norm: type[LayerNorm | RMSNorm]
+    attention: Callable[[str, GPTConfig, Mesh], ParallelSelfAttention | ParallelGroupedAttention]
+    mlp: Callable[[str, GPTConfig, Mesh], ParallelMLP | ParallelSwiGLU]
+    learned_positions: bool  # or rotary ones, in attention
+    tied_head: bool
+
+
+STYLES = {
+    "gpt2": Style(
+        norm=LayerNorm,
+        attention=lambda name, c, mesh: ParallelSelfAttention(name, c.width, c.heads, mesh, **c.branch),
+        mlp=lambda name, c, mesh: ParallelMLP(name, c.width, c.hidden, mesh, **c.branch),
+        learned_positions=True,
+        tied_head=True,
+    ),
+    "llama": Style(
+        norm=RMSNorm,
+        attention=lambda name, c, mesh: ParallelGroupedAttention(
+            name, c.width, c.heads, c.kv_heads or c.heads, mesh, rope_base=c.rope_base, **c.branch
+        ),
+        mlp=lambda name, c, mesh: ParallelSwiGLU(name, c.width, c.hidden, mesh, **c.branch),
+        learned_positions=False,
+        tied_head=False,
+    ),
+}
 
 
 class Block(Module):
@@ -47,19 +113,12 @@ class Block(Module):
     """
 
     def __init__(self, name: str, config: GPTConfig, mesh: Mesh) -> None:
-        c = config
-        out_std = c.std / sqrt(2 * c.layers)
-        self.norm_1 = LayerNorm(f"{name}.norm_1", c.width, mesh, dtype=c.dtype)
-        self.attention = ParallelSelfAttention(
-            f"{name}.attention", c.width, c.heads, mesh, sequence_parallel=c.sequence_parallel, std=c.std,
-            out_std=out_std, seed=c.seed, dtype=c.dtype,
-        )  # fmt: skip
+        c, style = config, STYLES[config.style]
+        self.norm_1 = style.norm(f"{name}.norm_1", c.width, mesh, dtype=c.dtype)
+        self.attention = style.attention(f"{name}.attention", c, mesh)
         self.dropout_1 = Dropout(f"{name}.dropout_1", c.dropout)
-        self.norm_2 = LayerNorm(f"{name}.norm_2", c.width, mesh, dtype=c.dtype)
-        self.mlp = ParallelMLP(
-            f"{name}.mlp", c.width, 4 * c.width, mesh, sequence_parallel=c.sequence_parallel, std=c.std,
-            out_std=out_std, seed=c.seed, dtype=c.dtype,
-        )  # fmt: skip
+        self.norm_2 = style.norm(f"{name}.norm_2", c.width, mesh, dtype=c.dtype)
+        self.mlp = style.mlp(f"{name}.mlp", c, mesh)
         self.dropout_2 = Dropout(f"{name}.dropout_2", c.dropout)
 
     def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
@@ -71,29 +130,40 @@ class GPT(Module):
     """Tokens (B, T) → logits (B, T, V), the vocabulary sharded over tp."""
 
     def __init__(self, config: GPTConfig, mesh: Mesh) -> None:
-        c = self.config = config
-        scatter = 1 if c.sequence_parallel else None
+        c, style = config, STYLES[config.style]
+        self.config = config
+        weights: dict[str, Any] = {"std": c.std, "seed": c.seed, "dtype": c.dtype}
         self.embedding = VocabParallelEmbedding(
-            "embedding", c.vocabulary, c.width, mesh, scatter=scatter, std=c.std, seed=c.seed, dtype=c.dtype
+            "embedding", c.vocabulary, c.width, mesh, scatter=1 if c.sequence_parallel else None, **weights
         )
-        self.positions = parameter(
-            "positions.weight", (c.context, c.width), mesh, std=c.std, seed=c.seed, dtype=c.dtype
+        self.positions = (
+            parameter("positions.weight", (c.context, c.width), mesh, **weights)
+            if style.learned_positions
+            else None
         )
         self.dropout = Dropout("dropout", c.dropout)
         self.blocks = [Block(f"blocks.{i}", c, mesh) for i in range(c.layers)]
-        self.norm = LayerNorm("norm", c.width, mesh, dtype=c.dtype)
+        self.norm = style.norm("norm", c.width, mesh, dtype=c.dtype)
+        self.head = (
+            None
+            if style.tied_head
+            else ColumnParallelLinear("head", c.width, c.vocabulary, mesh, bias=False, **weights)
+        )
 
     def __call__(self, tokens: Tensor, noise: Noise | None = None) -> Tensor:
-        positions = self.positions[: tokens.shape[1]]  # (T, C)
-        if self.config.sequence_parallel:
-            positions = positions.redistribute(tp=Shard(0))  # local: each rank takes its positions
-        x = self.dropout(self.embedding(tokens) + positions, noise)  # (B, T, C)
+        x = self.embedding(tokens)  # (B, T, C)
+        if self.positions is not None:
+            positions = self.positions[: tokens.shape[1]]  # (T, C)
+            if self.config.sequence_parallel:
+                positions = positions.redistribute(tp=Shard(0))  # local: each rank takes its positions
+            x = x + positions
+        x = self.dropout(x, noise)
         for block in self.blocks:
             x = block(x, noise)
         x = self.norm(x)
         if self.config.sequence_parallel:
             x = x.allgather("tp")
-        return self.embedding.logits(x)  # (B, T, V)
+        return self.embedding.logits(x) if self.head is None else self.head(x)  # (B, T, V)
 
     def loss(self, tokens: Tensor, targets: Tensor, noise: Noise | None = None) -> Tensor:
         """The sum over all tokens of -log p(target), in nats: Partial over the axes that cut batch or vocabulary."""

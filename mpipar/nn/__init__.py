@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from mpipar.nn.attention import ParallelSelfAttention
+from mpipar.nn.attention import ParallelGroupedAttention, ParallelSelfAttention
 from mpipar.nn.dropout import Dropout
 from mpipar.nn.embedding import VocabParallelEmbedding
 from mpipar.nn.linear import ColumnParallelLinear, Linear, RowParallelLinear
 from mpipar.nn.loss import vocab_parallel_cross_entropy
-from mpipar.nn.mlp import ParallelMLP
+from mpipar.nn.mlp import ParallelMLP, ParallelSwiGLU
 from mpipar.nn.module import Module, weight_rows
-from mpipar.nn.norm import LayerNorm
+from mpipar.nn.norm import LayerNorm, RMSNorm
 
 __all__ = [
-    "ColumnParallelLinear", "Dropout", "LayerNorm", "Linear", "Module", "ParallelMLP", "ParallelSelfAttention",
-    "RowParallelLinear", "VocabParallelEmbedding", "vocab_parallel_cross_entropy", "weight_rows",
+    "ColumnParallelLinear", "Dropout", "LayerNorm", "Linear", "Module", "ParallelGroupedAttention", "ParallelMLP",
+    "ParallelSelfAttention", "ParallelSwiGLU", "RMSNorm", "RowParallelLinear", "VocabParallelEmbedding",
+    "vocab_parallel_cross_entropy", "weight_rows",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layer norm. Ba, Kiros & Hinton 2016."""
+"""Layer norm (Ba, Kiros & Hinton 2016) and RMS norm (Zhang & Sennrich 2019)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mpipar.backend import DType
 from mpipar.mesh import Mesh
 from mpipar.nn.linear import zero_bias
 from mpipar.nn.module import Module
-from mpipar.tensor import Tensor, layer_norm, ones
+from mpipar.tensor import Tensor, layer_norm, ones, rms_norm
 
 
 class LayerNorm(Module):
@@ -21,3 +21,16 @@ class LayerNorm(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         return layer_norm(x, self.gain, self.bias, self.eps)
+
+
+class RMSNorm(Module):
+    """As LayerNorm, without mean and bias: x / √(mean of x² + eps) · gain. (…, width) → (…, width)."""
+
+    def __init__(
+        self, name: str, width: int, mesh: Mesh, *, eps: float = 1e-5, dtype: DType = "float32"
+    ) -> None:
+        self.eps = eps
+        self.gain = ones((width,), mesh, dtype=dtype, requires_grad=True, name=f"{name}.gain")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.gain, self.eps)

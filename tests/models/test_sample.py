@@ -12,17 +12,22 @@ from mpipar.testing.values import serial_mesh
 LENGTH = 6
 
 
-def model_on(mesh: Mesh, sequence: bool = False) -> GPT:
+STYLES = {"gpt2": {}, "llama": {"style": "llama", "kv_heads": 3}}
+
+
+def model_on(mesh: Mesh, sequence: bool = False, style: str = "gpt2") -> GPT:
     """Large weights, so that the next byte depends on those before it; dropout, which sampling must turn off."""
-    return GPT(GPTConfig(256, 6, 1, 3, 12, 0.5, sequence, seed=5, dtype="float64", std=0.5), mesh)
+    config = GPTConfig(256, 6, 1, 6, 12, 0.5, sequence, seed=5, dtype="float64", std=0.5, **STYLES[style])
+    return GPT(config, mesh)
 
 
+@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("axes", TWO_AXES, ids=grid_name)
-def test_every_mesh_writes_the_same(axes, sequence, make_mesh):
+def test_every_mesh_writes_the_same(axes, sequence, style, make_mesh):
     mesh = make_mesh(**axes)
-    expected = sample(model_on(serial_mesh(mesh)), b"def ", LENGTH, seed=3)
-    assert sample(model_on(mesh, sequence), b"def ", LENGTH, seed=3) == expected
+    expected = sample(model_on(serial_mesh(mesh), style=style), b"def ", LENGTH, seed=3)
+    assert sample(model_on(mesh, sequence, style), b"def ", LENGTH, seed=3) == expected
 
 
 def test_a_text_continues_its_prompt(make_mesh):
@@ -34,8 +39,9 @@ def test_a_text_continues_its_prompt(make_mesh):
     assert len(sample(model, b"", 3)) == 1 + 3  # a newline stands for nothing
 
 
-def test_only_the_context_counts(make_mesh):
-    model = model_on(make_mesh(**ONE_AXIS))
+@pytest.mark.parametrize("style", STYLES)
+def test_only_the_context_counts(style, make_mesh):
+    model = model_on(make_mesh(**ONE_AXIS), style=style)
     one, other = (sample(model, prompt + b"123456", LENGTH) for prompt in (b"aaa", b"bbb"))
     assert one[3:] == other[3:]
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import mpipar.optim
+from mpipar import ops
+from mpipar.backend import Array
 from mpipar.layout import Cut, Layout, Partial, Placement, Replicate, Shard
 from mpipar.models import Block
 from mpipar.nn.gradients import Bucket
 from mpipar.ops import Context
+from mpipar.ops.base import Vjps
 from mpipar.optim import clip_grad_norm
 from mpipar.parallel import sync
 from mpipar.tensor import Tensor
@@ -102,6 +106,33 @@ def drop_by_local_index() -> None:
     ]
 
 
+def turn_by_local_position() -> None:
+    """Rotary positions begin anew with every piece of a sequence."""
+
+    def forward(context: Context, x: Array, *, base: float) -> tuple[Array, Vjps]:
+        positions = context.xp.arange(0, context.out_shape[-3])
+        return context.xp.rotary(x, positions, base), (lambda g: context.xp.rotary(g, -positions, base),)
+
+    ops.rotary = replace(ops.rotary, forward=forward)
+
+
+def repeat_the_whole() -> None:
+    """Heads of keys are repeated a, b, a, b: a blind cut then gives a rank keys that are not those of its queries."""
+    repeat = ops.repeat_interleave.forward
+
+    def forward(context: Context, x: Array, *, dim: int, n: int) -> tuple[Array, Vjps]:
+        y, (vjp,) = repeat(context, x, dim=dim, n=n)
+
+        def mixed(y: Array, rows: int, columns: int) -> Array:
+            """Element i of `columns` in row j goes to row i of `rows`."""
+            split = y.reshape(*y.shape[:dim], rows, columns, *y.shape[dim + 1 :])
+            return split.swapaxes(dim, dim + 1).reshape(y.shape)
+
+        return mixed(y, x.shape[dim], n), (lambda g: vjp(mixed(g, n, x.shape[dim])),)
+
+    ops.repeat_interleave = replace(ops.repeat_interleave, forward=forward)
+
+
 def count_every_copy() -> None:
     """A gradient that several ranks hold alike counts on each of them."""
 
@@ -122,6 +153,8 @@ MUTANTS = {
     "the loss is seeded on every rank": Mutant(seed_every_rank, "tensor/test_tape.py"),
     "one more allreduce in a block": Mutant(reduce_once_more, "nn/test_collectives.py"),
     "dropout by the local index": Mutant(drop_by_local_index, "nn/test_layers.py", "Dropout"),
+    "rotary positions by the local index": Mutant(turn_by_local_position, "ops/test_rotary.py"),
+    "heads of keys repeated as a whole": Mutant(repeat_the_whole, "nn/test_layers.py", "Grouped"),
     "clipping counts every copy": Mutant(count_every_copy, "optim/test_clip.py"),
 }
 

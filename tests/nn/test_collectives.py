@@ -7,6 +7,7 @@ activation that is summed twice, or a move that nobody wrote.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from grids import ONE_AXIS, all_grids
@@ -23,8 +24,20 @@ B, T, C, V = 2, 5, 8, 7
 ITEM = 8  # bytes of a float64
 
 
-def config(sequence: bool) -> GPTConfig:
-    return GPTConfig(V, T, 3, 4, C, 0.0, sequence, dtype="float64")
+STYLES = pytest.mark.parametrize(
+    "style",
+    [
+        {},
+        {"style": "llama", "kv_heads": 4},
+        {"style": "llama", "kv_heads": 2},
+        {"style": "llama", "kv_heads": 1},
+    ],
+    ids=["gpt2", "llama", "llama-2-of-4", "llama-1-of-4"],
+)
+
+
+def config(sequence: bool, style: dict[str, Any]) -> GPTConfig:
+    return GPTConfig(V, T, 3, 4, C, 0.0, sequence, dtype="float64", **style)
 
 
 def counted(mesh: Mesh, f: Callable[[], Tensor]) -> tuple[Counts, Counts]:
@@ -56,11 +69,13 @@ def stream(mesh: Mesh, sequence: bool) -> Tensor:
     return randn("x", (B, T, C), mesh, dtype="float64", requires_grad=True, dp=Shard(0), **placements)
 
 
+@STYLES
 @pytest.mark.parametrize("sequence", [False, True])
 @all_grids
-def test_a_block_communicates_exactly_this(axes, sequence, make_mesh):
+def test_a_block_communicates_exactly_this(axes, sequence, style, make_mesh):
+    """The same in both styles: fewer heads of keys cost no collective, repeated or cut."""
     mesh = make_mesh(**axes)
-    block, x = Block("block", config(sequence), mesh), stream(mesh, sequence)
+    block, x = Block("block", config(sequence, style), mesh), stream(mesh, sequence)
     forward, backward = counted(mesh, lambda: block(x))
     assert forward == backward == block_counts(mesh, sequence)
 
@@ -68,16 +83,17 @@ def test_a_block_communicates_exactly_this(axes, sequence, make_mesh):
 @pytest.mark.parametrize("sequence", [False, True])
 def test_one_allreduce_more_is_seen(sequence, make_mesh):
     mesh = make_mesh(**ONE_AXIS)
-    block, x = Block("block", config(sequence), mesh), stream(mesh, sequence)
+    block, x = Block("block", config(sequence, {}), mesh), stream(mesh, sequence)
     forward, backward = counted(mesh, lambda: block(x).redistribute(tp=Partial()).allreduce("tp"))
     if mesh.size > 1:
         assert forward != block_counts(mesh, sequence)
         assert backward != block_counts(mesh, sequence)
 
 
-def test_a_gpt_communicates_exactly_this(make_mesh):
+@STYLES
+def test_a_gpt_communicates_exactly_this(style, make_mesh):
     mesh = make_mesh(**ONE_AXIS)
-    model = GPT(config(False), mesh)
+    model = GPT(config(False, style), mesh)
     tokens, targets = IDS.make("tokens", mesh, "int64"), TARGETS.make("targets", mesh, "int64")
     with count_collectives(mesh) as forward:
         loss = model.loss(tokens, targets)

@@ -24,8 +24,11 @@ from mpipar.nn import (
     LayerNorm,
     Linear,
     Module,
+    ParallelGroupedAttention,
     ParallelMLP,
     ParallelSelfAttention,
+    ParallelSwiGLU,
+    RMSNorm,
     RowParallelLinear,
     VocabParallelEmbedding,
 )
@@ -36,9 +39,14 @@ X = Numbers((2, 5, 8))
 NOISE = Noise(1, 2, 3)
 
 
-def shape(*, sequence: bool = False, dropout: float = 0.0, dtype: str = "float64") -> GPTConfig:
+def shape(
+    *, sequence: bool = False, dropout: float = 0.0, dtype: str = "float64", **style: str | int
+) -> GPTConfig:
     """4 heads, which do not divide over 3 ranks; 7 words, which divide over none."""
-    return GPTConfig(7, 6, 2, 4, 8, dropout, sequence, seed=1, dtype=dtype)
+    return GPTConfig(7, 6, 2, 4, 8, dropout, sequence, seed=1, dtype=dtype, **style)
+
+
+LLAMA = {"style": "llama", "kv_heads": 2}  # whose pieces fit those of 4 heads over 2 ranks, not over 3 or 4
 
 
 class Layer(NamedTuple):
@@ -48,6 +56,17 @@ class Layer(NamedTuple):
 
 
 F64 = {"dtype": "float64"}
+
+
+def grouped(kv_heads: int, heads: int = 4, **options: bool) -> Layer:
+    """Over any number of ranks: with 4 heads of keys cut, with 1 repeated; with 3 of 6 cut on 3 ranks alone."""
+    width = 2 * heads
+    return Layer(
+        lambda mesh: ParallelGroupedAttention("layer", width, heads, kv_heads, mesh, **options, **F64),
+        (Numbers((2, 5, width)),),
+    )
+
+
 LAYERS = {
     "Linear": Layer(lambda mesh: Linear("layer", 8, 5, mesh, **F64)),
     "Linear without bias": Layer(lambda mesh: Linear("layer", 8, 5, mesh, bias=False, **F64)),
@@ -86,6 +105,16 @@ LAYERS = {
     "ParallelSelfAttention, sequence": Layer(
         lambda mesh: ParallelSelfAttention("layer", 8, 4, mesh, sequence_parallel=True, **F64)
     ),
+    "RMSNorm": Layer(lambda mesh: RMSNorm("layer", 8, mesh, **F64)),
+    "ParallelSwiGLU": Layer(lambda mesh: ParallelSwiGLU("layer", 8, 13, mesh, **F64)),
+    "ParallelSwiGLU, sequence": Layer(
+        lambda mesh: ParallelSwiGLU("layer", 8, 13, mesh, sequence_parallel=True, **F64)
+    ),
+    "ParallelGroupedAttention": grouped(4),
+    "ParallelGroupedAttention, 2 of 4": grouped(2),
+    "ParallelGroupedAttention, 1 of 4, all to all": grouped(1, causal=False),
+    "ParallelGroupedAttention, 3 of 6": grouped(3, 6),
+    "ParallelGroupedAttention, 2 of 4, sequence": grouped(2, sequence_parallel=True),
     "Block": Layer(lambda mesh: Block("block", shape(), mesh)),
     "Block, sequence": Layer(lambda mesh: Block("block", shape(sequence=True), mesh)),
     "Block, dropout": Layer(
@@ -93,6 +122,17 @@ LAYERS = {
     ),
     "GPT": Layer(lambda mesh: GPT(shape(), mesh), (IDS,)),
     "GPT, sequence": Layer(lambda mesh: GPT(shape(sequence=True), mesh), (IDS,)),
+    "Llama block, sequence and dropout": Layer(
+        lambda mesh: Block("block", shape(sequence=True, dropout=0.3, **LLAMA), mesh),
+        f=lambda block, x: block(x, NOISE),
+    ),
+    "Llama": Layer(lambda mesh: GPT(shape(**LLAMA), mesh), (IDS,)),
+    "Llama, sequence": Layer(lambda mesh: GPT(shape(sequence=True, **LLAMA), mesh), (IDS,)),
+    "loss of Llama, sequence and dropout": Layer(
+        lambda mesh: GPT(shape(sequence=True, dropout=0.3, **LLAMA), mesh),
+        (IDS, TARGETS),
+        lambda model, *inputs: model.loss(*inputs, NOISE),
+    ),
     "loss of GPT": Layer(lambda mesh: GPT(shape(), mesh), (IDS, TARGETS), GPT.loss),
     "loss of GPT, sequence and dropout": Layer(
         lambda mesh: GPT(shape(sequence=True, dropout=0.3), mesh),
@@ -126,11 +166,12 @@ def test_the_number_of_placements_has_a_floor(axes, device):
     assert sum(tried.values()) >= FLOOR[len(axes)]
 
 
+@pytest.mark.parametrize("style", [{}, LLAMA], ids=["gpt2", "llama"])
 @pytest.mark.parametrize("sequence", [False, True])
-def test_float32_equals_one_rank_to_its_precision(sequence, make_mesh):
+def test_float32_equals_one_rank_to_its_precision(sequence, style, make_mesh):
     mesh = make_mesh(**ONE_AXIS)
     inputs = inputs_on(mesh, LAYERS["loss of GPT"])
-    config = shape(sequence=sequence, dtype="float32")
+    config = shape(sequence=sequence, dtype="float32", **style)
     check_every_placement(GPT.loss, *inputs, make=lambda mesh: GPT(config, mesh), rtol=1e-5)
 
 

@@ -10,7 +10,16 @@ import mpipar as mp
 from mpipar import Shard, UsageError
 from mpipar.blocks import balanced
 from mpipar.models import GPT, GPTConfig
-from mpipar.nn import Dropout, LayerNorm, Linear, Module, ParallelMLP, ParallelSelfAttention, weight_rows
+from mpipar.nn import (
+    Dropout,
+    LayerNorm,
+    Linear,
+    Module,
+    ParallelGroupedAttention,
+    ParallelMLP,
+    ParallelSelfAttention,
+    weight_rows,
+)
 from mpipar.random import Noise
 from mpipar.testing import count_collectives
 
@@ -154,3 +163,18 @@ def test_a_mask_depends_on_seed_step_name_and_row_alone(mesh):
 def test_heads_must_divide_the_width(mesh):
     with pytest.raises(UsageError, match="'attention': width 8 does not divide into 3 heads"):
         ParallelSelfAttention("attention", 8, 3, mesh)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((8, 3, 1), "width 8 does not divide into 3 heads"),
+        ((8, 4, 3), "4 heads do not divide into 3 groups"),
+        ((8, 4, 8), "4 heads do not divide into 8 groups"),
+        ((8, 4, 0), "4 heads do not divide into 0 groups"),
+        ((12, 4, 2), "a head of 3 channels; rotary positions turn pairs"),
+    ],
+)
+def test_grouped_attention_refuses_heads_that_do_not_fit(sizes, message, mesh):
+    with pytest.raises(UsageError, match=f"'attention': {message}"):
+        ParallelGroupedAttention("attention", *sizes, mesh)

@@ -115,6 +115,32 @@ BAD = {
     ),
     "width and heads": ("--width 100", "--width 100 is not divisible by --heads 6: write --width 102"),
     "a batch below dp": ("--batch 1", "--batch 1 is smaller than the 2 ranks of dp: write --batch 2"),
+    "unknown style": (
+        "--style lama",
+        "--style lama is unknown: did you mean llama? Known: gpt2, llama",
+    ),
+    "heads of keys that do not divide": (
+        "--style llama --heads 6 --kv-heads 4",
+        "--kv-heads 4 does not divide --heads 6: write --kv-heads 2 or 6",
+    ),
+    "more heads of keys than heads": (
+        "--style llama --heads 6 --kv-heads 12",
+        "--kv-heads 12 is more than --heads 6: write --kv-heads 6 or less",
+    ),
+    "heads of keys below 0": (
+        "--style llama --kv-heads -1",
+        "--kv-heads -1: must be a whole number, at least 0",
+    ),
+    "heads of keys of GPT-2": (
+        "--kv-heads 2",
+        "--kv-heads is of --style llama: write --style llama, or leave --kv-heads out",
+    ),
+    "rotary positions of GPT-2": ("--rope-base 500", "--rope-base is of --style llama"),
+    "no wave": ("--style llama --rope-base 1", "--rope-base 1.0: must be a finite number, above 1"),
+    "an odd head": (
+        "--style llama --width 198 --heads 6",
+        "--width 198 over --heads 6 is 33 features a head, and --style llama turns pairs of them: write --width 192",
+    ),
     "no data there": ("--data nowhere.txt", "--data nowhere.txt does not exist"),
     "a glob without files": ("--data *.md", "--data *.md matches no file"),
     "an empty file": ("--data empty.txt", "--data is too short: 0 bytes in 1 file"),

@@ -74,6 +74,34 @@ def test_every_mesh_gives_the_curve_of_one_rank(curve: Curve, mesh: str, flags: 
     assert (run.records[0]["comm_bytes"] > 0) == (mesh != "dp=1")
 
 
+LLAMA = "--style llama --kv-heads 2"  # 2 of 4: cut over 2 ranks, on 3 and 4 whole on each rank and repeated
+
+
+@pytest.mark.parametrize(
+    ("mesh", "flags"),
+    [
+        ("tp=2", ""),
+        ("tp=3", ""),
+        ("tp=4", ""),
+        ("tp=2", "--sequence-parallel"),
+        ("tp=3", "--sequence-parallel"),
+        ("tp=4", "--sequence-parallel"),
+        ("dp=2,tp=2", "--sequence-parallel"),
+        ("dp=2,tp=2", "--micro-batch 2"),
+        ("dp=2,tp=3", "--sequence-parallel --micro-batch 4"),  # 4 and 2 rows
+        ("dp=3", "--micro-batch 3"),
+    ],
+)
+def test_every_mesh_gives_the_curve_of_one_rank_in_llama_style(curve: Curve, mesh: str, flags: str) -> None:
+    assert not differences(curve(mesh, f"{LLAMA} {flags}"), curve("dp=1", LLAMA))
+
+
+def test_all_heads_of_keys_or_one_do(curve: Curve) -> None:
+    for flags in ("--style llama", "--style llama --kv-heads 1 --rope-base 100"):
+        assert not differences(curve("dp=2,tp=2", flags), curve("dp=1", flags))
+        assert differences(curve("dp=1", flags), curve("dp=1", LLAMA))
+
+
 @pytest.mark.parametrize("optimizer", ["--optimizer sgd --lr 0.1", "--optimizer adam"])
 def test_every_optimizer_does(curve: Curve, optimizer: str) -> None:
     assert not differences(curve("dp=2,tp=2", optimizer), curve("dp=1", optimizer))
@@ -82,11 +110,13 @@ def test_every_optimizer_does(curve: Curve, optimizer: str) -> None:
 
 def test_the_curve_could_show_a_difference(curve: Curve) -> None:
     """The run learns, dropout has an effect from the first step on, and two validations were made."""
-    losses = curve("dp=1").numbers("loss")
-    assert len(losses) == 20
-    assert losses[-1] < losses[0] - 1
+    for style in ("", LLAMA):
+        losses = curve("dp=1", style).numbers("loss")
+        assert len(losses) == 20
+        assert losses[-1] < losses[0] - 1
     assert len(curve("dp=1").numbers("val_loss")) == 2
-    assert differences(curve("dp=1", "--dropout 0"), curve("dp=1"))[0][0] == 1
+    for style in ("", f" {LLAMA}"):
+        assert differences(curve("dp=1", f"--dropout 0{style}"), curve("dp=1", style.strip()))[0][0] == 1
 
 
 def test_a_rank_of_tp_4_holds_about_a_quarter_of_the_bytes(curve: Curve) -> None:
