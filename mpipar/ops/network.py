@@ -107,7 +107,7 @@ def _check_groups(q: Layout, k: Layout, heads: list[Cut]) -> None:
         raise Misfit(
             f"{q.shape[2]} heads and {k.shape[2]} heads of keys, {group} to each, are not cut alike over axis "
             f"{axes[-1]!r}: repeat_interleave(keys, {group}, dim=2) makes them as many",
-            *(Fix(operand, axes[-1], Replicate()) for operand in cut),
+            *(Fix(operand, heads[operand].axes[-1], Replicate()) for operand in cut),
         )
 
 
