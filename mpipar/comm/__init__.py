@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mpipar.comm.comm import Comm
-from mpipar.comm.handle import Handle, Transport
+from mpipar.comm.handle import Exposed, Handle, Transport
 from mpipar.comm.ledger import Call, Ledger
 from mpipar.comm.solo import Solo
+from mpipar.comm.window import Window
 
-__all__ = ["Call", "Comm", "Handle", "Ledger", "Solo", "Transport"]
+__all__ = ["Call", "Comm", "Exposed", "Handle", "Ledger", "Solo", "Transport", "Window"]

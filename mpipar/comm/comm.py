@@ -1,28 +1,34 @@
 """Explicit collectives on arrays, over the ranks of one communicator.
 
 Every method takes and returns local arrays of the communicator's backend and leaves its arguments as they are.
-Pieces may be uneven and empty, arrays 0-d or non-contiguous. Sums are made in the order of the ranks, each
-element on one rank or on all of them alike: **all ranks get the same bits, with every MPI** (MPI's own
-reductions promise neither). 16-bit floats are added in float32.
+Pieces may be uneven and empty, arrays 0-d, non-contiguous, of any dtype and length. Sums are made in the order of the
+ranks, each element on one rank or on all of them alike: **all ranks get the same bits, with every MPI** (MPI's own
+reductions promise neither). 16-bit floats are added in float32. `docs/collectives.md` shows each of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from time import perf_counter
 from typing import Any
 
 from mpipar.backend import Array, Backend, DType, Shape
-from mpipar.blocks import balanced
-from mpipar.comm.handle import Handle, Queue, Steps, Transport, run_now
+from mpipar.comm import arguments
+from mpipar.comm.handle import Handle, Queue, Transport, run_now
 from mpipar.comm.ledger import Ledger, call_site
+from mpipar.comm.plan import Plan, background, collective
 from mpipar.comm.scheme import Operation, Scheme, barrier, row_bytes
-from mpipar.errors import CommError
+from mpipar.comm.window import Window
 
 
 class Comm:
-    """Ranks, a label (the mesh axis) and the collectives between them."""
+    """Ranks, a label (the mesh axis) and the collectives between them.
+
+    Each is written once, as a plan. `x.allreduce` runs it; `iallreduce` starts it and returns a handle, whose `wait`
+    returns the result. Ranks start collectives in one order, those in the background among them. Lengths that are
+    told first are told at the start, which waits for all ranks.
+    """
 
     def __init__(self, transport: Transport, label: str, ledger: Ledger, xp: Backend) -> None:
         self.transport, self.label, self.ledger, self.xp = transport, label, ledger, xp
@@ -34,54 +40,64 @@ class Comm:
 
     # ---- reductions -------------------------------------------------------------------------------------
 
-    def allreduce(self, x: Array, op: Operation = "sum") -> Array:
+    @collective
+    def allreduce(self, x: Array, op: Operation = "sum") -> Plan[Array]:
         """The sum (max, min) over the ranks, the same bits on each. `x` has one shape on all ranks."""
-        return self._now("allreduce", self._nbytes(x), self._scheme.allreduce(x, op))
+        steps = self._scheme.allreduce(x, op)
+        return Plan("allreduce", x.nbytes, steps, several=not self._scheme.is_small(x))
 
-    def iallreduce(self, x: Array, op: Operation = "sum") -> Handle:
-        """`allreduce` in the background. Those of large arrays end in the order in which they were started."""
-        queue = None if self._scheme.is_small(x) else _queue(self.transport)
-        return self._later("allreduce", self._nbytes(x), self._scheme.allreduce(x, op), queue)
-
+    @collective
     def reduce_scatter(
         self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None, op: Operation = "sum"
-    ) -> Array:
+    ) -> Plan[Array]:
         """My piece of the sum along `dim`; `sizes` (default: the block rule) are the lengths of the pieces."""
-        dim, sizes = self._pieces(x.shape, dim, sizes)
-        return self._now(
-            "reduce_scatter",
-            self._all_but_mine(x, dim, sizes),
-            self._scheme.reduce_scatter(x, dim, sizes, op),
-        )
+        dim, sizes = arguments.pieces(self, x.shape, dim, sizes)
+        steps = self._scheme.reduce_scatter(x, dim, sizes, op)
+        return Plan("reduce_scatter", self._all_but_mine(x, dim, sizes), steps)
 
-    def ireduce_scatter(
-        self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None, op: Operation = "sum"
-    ) -> Handle:
-        """`reduce_scatter` in the background."""
-        dim, sizes = self._pieces(x.shape, dim, sizes)
-        return self._later(
-            "reduce_scatter",
-            self._all_but_mine(x, dim, sizes),
-            self._scheme.reduce_scatter(x, dim, sizes, op),
-        )
-
-    def reduce(self, x: Array, root: int = 0, op: Operation = "sum") -> Array | None:
+    @collective
+    def reduce(self, x: Array, root: int = 0, op: Operation = "sum") -> Plan[Array | None]:
         """The sum (max, min) on `root`, None elsewhere."""
-        n_bytes = self._nbytes(x) if self.rank != root else 0
-        return self._now("reduce", n_bytes, self._scheme.reduce(x, root, op))
+        steps = self._scheme.reduce(x, arguments.rank_of(self, root, "root"), op)
+        return Plan("reduce", 0 if self.rank == root else x.nbytes, steps)
 
     # ---- gathering and spreading ------------------------------------------------------------------------
 
-    def allgather(self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None) -> Array:
+    @collective
+    def allgather(self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None) -> Plan[Array]:
         """The pieces of all ranks joined along `dim`. Without `sizes` the ranks first tell their lengths."""
-        dim, sizes = self._lengths(x.shape, dim, sizes)
-        return self._now("allgather", self._nbytes(x), self._scheme.allgather(x, dim, sizes))
+        dim, sizes = arguments.lengths(self, x, dim, sizes)
+        return Plan("allgather", x.nbytes, self._scheme.allgather(x, dim, sizes))
 
-    def iallgather(self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None) -> Handle:
-        """`allgather` in the background."""
-        dim, sizes = self._lengths(x.shape, dim, sizes)
-        return self._later("allgather", self._nbytes(x), self._scheme.allgather(x, dim, sizes))
+    @collective
+    def gather(
+        self, x: Array, root: int = 0, dim: int = 0, sizes: Sequence[int] | None = None
+    ) -> Plan[Array | None]:
+        """`allgather` for one rank: the joined array on `root`, None elsewhere."""
+        arguments.rank_of(self, root, "root")
+        dim, sizes = arguments.lengths(self, x, dim, sizes)
+        return Plan("gather", 0 if self.rank == root else x.nbytes, self._scheme.gather(x, root, dim, sizes))
 
+    @collective
+    def scatter(
+        self, x: Array | None, root: int = 0, dim: int = 0, sizes: Sequence[int] | None = None
+    ) -> Plan[Array]:
+        """My piece along `dim` of root's array; the others hand in None. Shape and dtype travel first."""
+        arguments.rank_of(self, root, "root")
+        told = self.broadcast_object(None if x is None else (x.shape, str(x.dtype)), root)
+        shape, dtype = arguments.of_root(self, told, root)
+        dim, sizes = arguments.pieces(self, shape, dim, sizes)
+        n_bytes = self._all_but_mine(x, dim, sizes) if self.rank == root else 0
+        there = x if self.rank == root else None
+        return Plan("scatter", n_bytes, self._scheme.scatter(there, root, dim, sizes, shape, dtype))
+
+    @collective
+    def broadcast(self, x: Array, root: int = 0) -> Plan[Array]:
+        """Root's array on every rank; the others hand in an array of that shape and dtype."""
+        arguments.rank_of(self, root, "root")
+        return Plan("broadcast", x.nbytes if self.rank == root else 0, self._scheme.broadcast(x, root))
+
+    @collective
     def alltoall(
         self,
         x: Array,
@@ -89,80 +105,134 @@ class Comm:
         concat: int,
         split_sizes: Sequence[int] | None = None,
         concat_sizes: Sequence[int] | None = None,
-    ) -> Array:
+    ) -> Plan[Array]:
         """Cuts `x` along `split`, sends piece r to rank r, joins what comes along `concat`.
 
         `split_sizes` default to the block rule; `concat_sizes`, the lengths of the ranks' arrays along `concat`,
         are told first where they are not given.
         """
-        split, split_sizes = self._pieces(x.shape, split, split_sizes)
-        concat, concat_sizes = self._lengths(x.shape, concat, concat_sizes)
-        if split == concat:
+        split, split_sizes = arguments.pieces(self, x.shape, split, split_sizes)
+        if split == arguments.from_front(concat, x.ndim):
             raise ValueError(
-                f"alltoall on {self.label!r}: split and concat are both dim {split}; name two dims"
+                f"alltoall on {self.label!r}: split and concat are both dim {split}; "
+                "name two dims, or exchange rows with alltoallv"
             )
-        n_bytes = self._all_but_mine(x, split, split_sizes)
-        return self._now(
-            "alltoall", n_bytes, self._scheme.alltoall(x, split, concat, split_sizes, concat_sizes)
+        concat, concat_sizes = arguments.lengths(self, x, concat, concat_sizes)
+        steps = self._scheme.alltoall(x, split, concat, split_sizes, concat_sizes)
+        return Plan("alltoall", self._all_but_mine(x, split, split_sizes), steps)
+
+    @collective
+    def alltoallv(
+        self, x: Array, send_sizes: Sequence[int], recv_sizes: Sequence[int] | None = None
+    ) -> Plan[Array]:
+        """Rows (dim 0) to any ranks: the first ``send_sizes[0]`` rows to rank 0, and so on.
+
+        Returns the rows that came, in the order of the ranks: ``recv_sizes[r]`` of rank r, which are told first where
+        they are not given (`alltoall_sizes` tells them, too). Other numbers than were sent raise CommError.
+        """
+        send_sizes = arguments.counts(
+            self, send_sizes, "send_sizes", x.shape[arguments.from_front(0, x.ndim)]
         )
-
-    def gather(
-        self, x: Array, root: int = 0, dim: int = 0, sizes: Sequence[int] | None = None
-    ) -> Array | None:
-        """`allgather` for one rank: the joined array on `root`, None elsewhere."""
-        dim, sizes = self._lengths(x.shape, dim, sizes)
-        n_bytes = self._nbytes(x) if self.rank != root else 0
-        return self._now("gather", n_bytes, self._scheme.gather(x, root, dim, sizes))
-
-    def scatter(
-        self, x: Array | None, root: int = 0, dim: int = 0, sizes: Sequence[int] | None = None
-    ) -> Array:
-        """My piece along `dim` of root's array; the others hand in None. Shape and dtype travel first."""
-        shape, dtype = self.broadcast_object(None if x is None else (x.shape, str(x.dtype)), root)
-        dim, sizes = self._pieces(shape, dim, sizes)
-        n_bytes = self._all_but_mine(x, dim, sizes) if self.rank == root else 0
-        return self._now("scatter", n_bytes, self._scheme.scatter(x, root, dim, sizes, shape, dtype))
-
-    def broadcast(self, x: Array, root: int = 0) -> Array:
-        """Root's array on every rank; the others hand in an array of that shape and dtype."""
-        return self._now(
-            "broadcast", self._nbytes(x) if self.rank == root else 0, self._scheme.broadcast(x, root)
-        )
-
-    def ibroadcast(self, x: Array, root: int = 0) -> Handle:
-        """`broadcast` in the background."""
-        n_bytes = self._nbytes(x) if self.rank == root else 0
-        return self._later("broadcast", n_bytes, self._scheme.broadcast(x, root))
+        if recv_sizes is None:
+            told = self.allgather_object(((x.shape, str(x.dtype)), send_sizes))
+            arguments.alike(
+                self, [(shape[1:], dtype) for (shape, dtype), _ in told], [its for its, _ in told]
+            )
+            recv_sizes = [sizes[self.rank] for _, sizes in told]
+        recv_sizes = arguments.counts(self, recv_sizes, "recv_sizes")
+        steps = self._scheme.alltoallv(x, send_sizes, recv_sizes)
+        return Plan("alltoallv", self._all_but_mine(x, 0, send_sizes), steps)
 
     # ---- messages ---------------------------------------------------------------------------------------
 
-    def send(self, x: Array, to: int, tag: int = 0) -> None:
-        """Sends `x` to the rank `to`, which receives an array of this shape and dtype."""
-        self._now("send", self._nbytes(x), self._scheme.send(x, to, tag))
+    @collective
+    def send(self, x: Array, to: int, tag: int = 0) -> Plan[None]:
+        """Sends `x` to the rank `to`, which receives an array of this shape and dtype.
 
-    def isend(self, x: Array, to: int, tag: int = 0) -> Handle:
-        """`send` in the background; `x` must stay as it is until `wait` returns."""
-        return self._later("send", self._nbytes(x), self._scheme.send(x, to, tag))
+        In the background `x` must stay as it is until `wait` returns.
+        """
+        arguments.rank_of(self, to, "to")
+        return Plan("send", x.nbytes, self._scheme.send(x, to, arguments.tag_of(tag)))
 
-    def recv(self, shape: Shape, dtype: DType, source: int, tag: int = 0) -> Array:
+    @collective
+    def recv(self, shape: Shape, dtype: DType, source: int, tag: int = 0) -> Plan[Array]:
         """The array that `source` sends; a message of another length raises CommError."""
-        return self._now("recv", 0, self._scheme.recv(shape, dtype, source, tag))
+        arguments.rank_of(self, source, "source")
+        return Plan("recv", 0, self._scheme.recv(shape, dtype, source, arguments.tag_of(tag)))
 
-    def irecv(self, shape: Shape, dtype: DType, source: int, tag: int = 0) -> Handle:
-        """`recv` in the background."""
-        return self._later("recv", 0, self._scheme.recv(shape, dtype, source, tag))
-
-    def sendrecv(self, x: Array, to: int, source: int, shape: Shape | None = None, tag: int = 0) -> Array:
+    @collective
+    def sendrecv(
+        self, x: Array, to: int, source: int, shape: Shape | None = None, tag: int = 0
+    ) -> Plan[Array]:
         """Sends `x` and receives an array of its dtype (and shape, unless given) without a deadlock."""
-        return self._now("sendrecv", self._nbytes(x), self._scheme.sendrecv(x, to, source, shape, tag))
+        arguments.rank_of(self, to, "to")
+        arguments.rank_of(self, source, "source")
+        shape = x.shape if shape is None else shape
+        steps = self._scheme.sendrecv(x, to, source, shape, arguments.tag_of(tag))
+        return Plan("sendrecv", self._to_others({to: x}), steps)
 
-    def barrier(self) -> None:
+    @collective
+    def exchange(
+        self,
+        sends: Mapping[int, Array],
+        shapes: Mapping[int, Shape] | None = None,
+        dtype: DType | None = None,
+    ) -> Plan[dict[int, Array]]:
+        """One array to each rank of `sends`, one from each rank of `shapes`; returns these by rank.
+
+        All messages are of one dtype, which a rank that sends nothing names. Only ranks with neighbours take part.
+        Without `shapes` all ranks call, and first tell what they send. All messages are under way at once:
+        nothing deadlocks. A message of another length raises CommError.
+        """
+        if shapes is None:
+            shapes, dtype = arguments.told_shapes(self, sends, dtype)
+        for rank in (*sends, *shapes):
+            arguments.rank_of(self, rank, "a neighbour")
+        dtype = arguments.one_dtype(self, list(sends.values()), dtype, needed=bool(shapes))
+        return Plan("exchange", self._to_others(sends), self._scheme.exchange(sends, shapes, dtype))
+
+    @collective
+    def shift(
+        self, x: Array, by: int = 1, periodic: bool = False, shape: Shape | None = None
+    ) -> Plan[Array | None]:
+        """Sends `x` to the rank `by` places further on, and returns what comes from `by` places before.
+
+        At the ends of the axis nothing is sent and None comes, unless it is `periodic`: a ring. What comes has the
+        dtype of `x`, and its shape unless given. Halos are a shift by 1 and one by -1.
+        """
+        to, source = self.rank + by, self.rank - by
+        if periodic:
+            to, source = to % self.size, source % self.size
+        sends = {to: x} if 0 <= to < self.size else {}
+        shapes = {source: x.shape if shape is None else shape} if 0 <= source < self.size else {}
+        return Plan("shift", self._to_others(sends), self._scheme.shift(sends, shapes, x.dtype))
+
+    @collective
+    def barrier(self) -> Plan[None]:
         """Returns when every rank has come here."""
-        self._now("barrier", 0, barrier())
+        return Plan("barrier", 0, barrier())
 
-    def ibarrier(self) -> Handle:
-        """A barrier to test for."""
-        return self._later("barrier", 0, barrier())
+    # ---- one-sided --------------------------------------------------------------------------------------
+
+    def expose(self, x: Array) -> Window:
+        """Opens `x` to the other ranks: ``with comm.expose(x) as window: rows = window.fetch(rank, 3, 7)``.
+
+        All ranks call, with arrays of any shapes and dtypes. `x` must stay as it is inside the block, which ends when
+        all ranks have come to its end.
+        """
+        return Window(self, x)
+
+    # ---- in the background ------------------------------------------------------------------------------
+
+    iallreduce, ireduce_scatter, ireduce = (
+        background(allreduce),
+        background(reduce_scatter),
+        background(reduce),
+    )
+    iallgather, igather, iscatter = background(allgather), background(gather), background(scatter)
+    ibroadcast, ialltoall, ialltoallv = background(broadcast), background(alltoall), background(alltoallv)
+    isend, irecv, isendrecv = background(send), background(recv), background(sendrecv)
+    iexchange, ishift, ibarrier = background(exchange), background(shift), background(barrier)
 
     # ---- Python objects, and communicators: control traffic, not in the ledger -----------------------------
 
@@ -174,6 +244,11 @@ class Comm:
         """The Python objects of all ranks, in order."""
         return self.transport.allgather_object(value)
 
+    def alltoall_sizes(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """What the others have for me where `sizes` is what I have for them: the `recv_sizes` of `alltoallv`."""
+        told = self.allgather_object(arguments.counts(self, sizes, "sizes"))
+        return tuple(its[self.rank] for its in told)
+
     def duplicate(self, label: str) -> Comm:
         """The same ranks with messages of their own; not in this ledger."""
         return Comm(self.transport.duplicate(), label, Ledger(), self.xp)
@@ -184,44 +259,26 @@ class Comm:
 
     # ---- helpers ----------------------------------------------------------------------------------------
 
-    def _now(self, operation: str, n_bytes: int, steps: Steps) -> Any:
+    def _now(self, plan: Plan[Any]) -> Any:
         begin = perf_counter()
-        result = run_now(steps, self.transport)
-        self.ledger.add(self.label, operation, n_bytes if self.size > 1 else 0, perf_counter() - begin)
+        result = run_now(plan.steps, self.transport)
+        self.ledger.add(self.label, plan.operation, self._sent(plan), perf_counter() - begin)
         return result
 
-    def _later(self, operation: str, n_bytes: int, steps: Steps, queue: Queue | None = None) -> Handle:
-        sent, site = n_bytes if self.size > 1 else 0, call_site()
+    def _later(self, plan: Plan[Any]) -> Handle:
+        """Of collectives that take several steps, those end in the order in which they were started."""
+        sent, site = self._sent(plan), call_site()
 
         def done(seconds: float) -> None:
-            self.ledger.add(self.label, operation, sent, seconds, site)
+            self.ledger.add(self.label, plan.operation, sent, seconds, site)
 
-        return Handle(steps, self.transport, done, queue)
+        return Handle(plan.steps, self.transport, done, _queue(self.transport) if plan.several else None)
 
-    def _pieces(self, shape: Shape, dim: int, sizes: Sequence[int] | None) -> tuple[int, tuple[int, ...]]:
-        """The dim, counted from the front, and the lengths into which it is cut: given, or balanced."""
-        dim = _from_front(dim, len(shape))
-        if sizes is None:
-            return dim, balanced(shape[dim], self.size)
-        if len(sizes) != self.size or sum(sizes) != shape[dim] or min(sizes) < 0:
-            raise ValueError(
-                f"sizes {tuple(sizes)} on {self.label!r}: {self.size} pieces that sum to {shape[dim]} are wanted"
-            )
-        return dim, tuple(sizes)
+    def _sent(self, plan: Plan[Any]) -> int:
+        return int(plan.n_bytes) if self.size > 1 else 0
 
-    def _lengths(self, shape: Shape, dim: int, sizes: Sequence[int] | None) -> tuple[int, tuple[int, ...]]:
-        """The dim, counted from the front, and the lengths of all ranks' pieces: given, or told by each."""
-        dim = _from_front(dim, len(shape))
-        if sizes is None:
-            return dim, tuple(self.allgather_object(shape[dim]))
-        if len(sizes) != self.size or sizes[self.rank] != shape[dim] or min(sizes) < 0:
-            raise CommError(
-                f"sizes {tuple(sizes)} on {self.label!r}: rank {self.rank} of {self.size} has a piece of {shape[dim]}"
-            )
-        return dim, tuple(sizes)
-
-    def _nbytes(self, x: Array) -> int:
-        return int(x.nbytes)
+    def _to_others(self, sends: Mapping[int, Array]) -> int:
+        return sum(int(x.nbytes) for to, x in sends.items() if to != self.rank)
 
     def _all_but_mine(self, x: Array, dim: int, sizes: Sequence[int]) -> int:
         return (sum(sizes) - sizes[self.rank]) * row_bytes(x.shape, dim, x.dtype.itemsize)
@@ -231,9 +288,3 @@ class Comm:
 def _queue(transport: Transport) -> Queue:
     """One for all that share the transport. Made when first asked for, by a call that is collective itself."""
     return Queue(transport.duplicate())
-
-
-def _from_front(dim: int, ndim: int) -> int:
-    if not -ndim <= dim < ndim:
-        raise ValueError(f"dim {dim} of an array of {ndim} dims")
-    return dim % ndim

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
-from mpipar.comm.steps import Step
+from mpipar.comm.steps import Buffer, Step
 
 Steps: TypeAlias = Generator[Step, None, Any]
 
@@ -18,6 +18,12 @@ class Request(Protocol):
     def wait(self) -> None: ...
 
 
+class Exposed(Protocol):
+    """Buffers that the ranks have opened to each other, until all of them close it."""
+
+    def close(self) -> None: ...
+
+
 class Transport(Protocol):
     """The ranks of a communicator and how bytes travel between them: MPI, or one rank alone."""
 
@@ -27,6 +33,9 @@ class Transport(Protocol):
     def __hash__(self) -> int: ...
     def run(self, step: Step) -> None: ...
     def start(self, step: Step) -> Request: ...
+    def expose(self, buffer: Buffer) -> Exposed:
+        """What the steps `Fetch` of all ranks read from. All ranks call."""
+
     def group(self, ranks: tuple[int, ...]) -> Transport: ...
     def duplicate(self) -> Transport: ...
     def broadcast_object(self, value: Any, root: int) -> Any: ...

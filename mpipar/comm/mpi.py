@@ -8,13 +8,15 @@ in the order of the ranks and so have the same bits on every rank and with every
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # of N jobs of one rank: launcher.py says it once
     from mpi4py import MPI
 
+from mpipar.comm import large
 from mpipar.comm.handle import Request
 from mpipar.comm.steps import (
     Allgatherv,
@@ -22,11 +24,12 @@ from mpipar.comm.steps import (
     Barrier,
     Broadcast,
     Buffer,
+    Exchange,
+    Fetch,
     Gatherv,
     Receive,
     Scatterv,
     Send,
-    SendReceive,
     Step,
     check_length,
 )
@@ -53,45 +56,81 @@ class Mpi:
         return cls(MPI.COMM_WORLD.Dup())  # the user's own messages stay apart
 
     def run(self, step: Step) -> None:
+        try:
+            self._run(large.countable(step, self.rank, self.size))
+        except MPI.Exception as error:
+            raise refused(step, error) from error
+
+    def _run(self, step: Step) -> None:
         comm = self._comm
         match step:
             case Allgatherv(send, recv, counts):
                 comm.Allgatherv([send, BYTE], [recv, list(counts), BYTE])
-            case Alltoallv(send, send_counts, recv, recv_counts):
+            case Alltoallv(send, send_counts, recv, recv_counts, _):
                 comm.Alltoallv([send, list(send_counts), BYTE], [recv, list(recv_counts), BYTE])
             case Broadcast(buffer, root):
-                comm.Bcast([buffer, BYTE], root)
+                for _, part in large.in_parts(buffer):
+                    comm.Bcast([part, BYTE], root)
             case Gatherv(send, recv, counts, root):
                 comm.Gatherv([send, BYTE], None if recv is None else [recv, list(counts), BYTE], root)
             case Scatterv(send, recv, counts, root):
                 comm.Scatterv(None if send is None else [send, list(counts), BYTE], [recv, BYTE], root)
+            case Send(_, to, _) if to == self.rank:
+                raise CommError("send to oneself would wait for ever; write isend or sendrecv")
             case Send(buffer, to, tag):
-                comm.Send([buffer, BYTE], to, tag)
+                comm.Send(message(buffer), to, tag)
             case Receive(buffer, source, tag):
-                received(buffer, source, lambda status: comm.Recv([buffer, BYTE], source, tag, status))
-            case SendReceive(send, to, recv, source, tag):
-                both = [send, BYTE], to, tag, [recv, BYTE], source, tag
-                received(recv, source, lambda status: comm.Sendrecv(*both, status))
+                received(buffer, source, lambda status: comm.Recv(message(buffer), source, tag, status))
+            case Exchange() | Fetch():
+                self.start(step).wait()
             case Barrier():
                 comm.Barrier()
 
     def start(self, step: Step) -> Request:
+        try:
+            return Pending(step, list(self._started(large.countable(step, self.rank, self.size))))
+        except MPI.Exception as error:
+            raise refused(step, error) from error
+
+    def _started(self, step: Step) -> Iterator[Started]:
         comm = self._comm
         match step:
             case Allgatherv(send, recv, counts):
-                return Pending(comm.Iallgatherv([send, BYTE], [recv, list(counts), BYTE]), step)
-            case Alltoallv(send, send_counts, recv, recv_counts):
-                started = comm.Ialltoallv([send, list(send_counts), BYTE], [recv, list(recv_counts), BYTE])
-                return Pending(started, step)
+                yield Started(comm.Iallgatherv([send, BYTE], [recv, list(counts), BYTE]))
+            case Alltoallv(send, send_counts, recv, recv_counts, _):
+                there, here = [send, list(send_counts), BYTE], [recv, list(recv_counts), BYTE]
+                yield Started(comm.Ialltoallv(there, here))
             case Broadcast(buffer, root):
-                return Pending(comm.Ibcast([buffer, BYTE], root), step)
+                for _, part in large.in_parts(buffer):
+                    yield Started(comm.Ibcast([part, BYTE], root))
+            case Gatherv(send, recv, counts, root):
+                joined = None if recv is None else [recv, list(counts), BYTE]
+                yield Started(comm.Igatherv([send, BYTE], joined, root))
+            case Scatterv(send, recv, counts, root):
+                pieces = None if send is None else [send, list(counts), BYTE]
+                yield Started(comm.Iscatterv(pieces, [recv, BYTE], root))
             case Send(buffer, to, tag):
-                return Pending(comm.Isend([buffer, BYTE], to, tag), step)
+                yield Started(comm.Isend(message(buffer), to, tag))
             case Receive(buffer, source, tag):
-                return Pending(comm.Irecv([buffer, BYTE], source, tag), step)
+                yield Started(comm.Irecv(message(buffer), source, tag), buffer, source)
+            case Exchange():
+                yield from self._exchange(step)
+            case Fetch(buffer, window, source, first):
+                for start, part in large.in_parts(buffer):
+                    yield Started(window.get([part, BYTE], source, first + start))
             case Barrier():
-                return Pending(comm.Ibarrier(), step)
-        raise CommError(f"{type(step).__name__} has no form that runs in the background")
+                yield Started(comm.Ibarrier())
+
+    def _exchange(self, step: Exchange) -> Iterator[Started]:
+        """Receives first: what comes finds its place."""
+        for source, start, stop in step.receives:
+            buffer = step.recv[start:stop]  # type: ignore[index]
+            yield Started(self._comm.Irecv(message(buffer), source, step.tag), buffer, source)
+        for to, start, stop in step.sends:
+            yield Started(self._comm.Isend(message(step.send[start:stop]), to, step.tag))  # type: ignore[index]
+
+    def expose(self, buffer: Buffer) -> Window:
+        return Window(self._comm, buffer)
 
     def group(self, ranks: tuple[int, ...]) -> Mpi:
         """A communicator of some ranks, made by those ranks alone."""
@@ -111,23 +150,82 @@ class Mpi:
         MPI.COMM_WORLD.Abort(code)
 
 
-class Pending:
-    """A step under way; keeps its buffers alive until it is complete."""
+class Started(NamedTuple):
+    """A call of MPI under way; of a receive the buffer, whose length is checked."""
 
-    def __init__(self, request: MPI.Request, step: Step) -> None:
-        self._request, self._step = request, step
+    request: MPI.Request
+    buffer: Buffer | None = None
+    source: int = -1
+
+
+class Pending:
+    """A step under way; keeps its buffers alive until it is complete.
+
+    Where one of several messages is wrong the others are completed all the same, so that none is left for a later call.
+    """
+
+    def __init__(self, step: Step, calls: list[Started]) -> None:
+        self._step, self._calls = step, calls
+        self._error: CommError | None = None
 
     def test(self) -> bool:
-        return self._complete(self._request.Test)
+        self._calls = [call for call in self._calls if not self._complete(call, call.request.Test)]
+        return not self._calls and self._told()
 
     def wait(self) -> None:
-        self._complete(self._request.Wait)
+        for call in self._calls:
+            self._complete(call, call.request.Wait)
+        self._calls = []
+        self._told()
 
-    def _complete(self, call: Callable[[MPI.Status], bool]) -> bool:
-        match self._step:
-            case Receive(buffer, source, _):
-                return received(buffer, source, call)
-        return call(MPI.Status())
+    def _complete(self, call: Started, ends: Callable[[MPI.Status], bool]) -> bool:
+        try:
+            if call.buffer is None:
+                return ends(MPI.Status())
+            return received(call.buffer, call.source, ends)
+        except (CommError, MPI.Exception) as error:
+            wrong = error if isinstance(error, CommError) else refused(self._step, error)
+            self._error = self._error or wrong
+            return True
+
+    def _told(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        return True
+
+
+class Window:
+    """A buffer on every rank that the others may read, over `MPI.Win`: one's own memory, never shared memory.
+
+    Any rank may read at any time until `close`, which all ranks call. That is one access epoch, to all targets.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
+        self._buffer = buffer  # kept alive
+        self._window = MPI.Win.Create(buffer, 1, comm=comm)
+        self._window.Lock_all()
+
+    def get(self, into: Any, source: int, start: int) -> MPI.Request:
+        return self._window.Rget(into, source, [start, len(into[0]), BYTE])
+
+    def close(self) -> None:
+        self._window.Unlock_all()
+        self._window.Free()
+
+
+def message(buffer: Buffer) -> Any:
+    """The whole buffer as one message, whatever its length: of blocks and a rest where bytes are too many to count."""
+    if len(buffer) <= large.LIMIT:
+        return [buffer, BYTE]
+    return [buffer, 1, datatype_of(len(buffer), large.LIMIT)]
+
+
+@cache
+def datatype_of(n_bytes: int, block: int) -> MPI.Datatype:
+    blocks, rest = divmod(n_bytes, block)
+    return MPI.Datatype.Create_struct(
+        [blocks, rest], [0, blocks * block], [BYTE.Create_contiguous(block), BYTE]
+    ).Commit()
 
 
 def received(buffer: Buffer, source: int, receive: Callable[[MPI.Status], bool | None]) -> bool:
@@ -136,9 +234,17 @@ def received(buffer: Buffer, source: int, receive: Callable[[MPI.Status], bool |
     try:
         if receive(status) is False:
             return False
-        check_length(status.Get_count(BYTE), buffer, source)
+        check_length(status.Get_elements(BYTE), buffer, source)
     except MPI.Exception as error:
         if error.Get_error_class() != MPI.ERR_TRUNCATE:
             raise
         check_length(f"more than {len(buffer)}", buffer, source)
     return True
+
+
+def refused(step: Step, error: MPI.Exception) -> CommError:
+    """What MPI refuses in a collective is nearly always that the ranks came with different arguments."""
+    return CommError(
+        f"{type(step).__name__}: {error.Get_error_string()}. "
+        "All ranks must call the same collective, with shapes, dtypes and sizes that fit"
+    )

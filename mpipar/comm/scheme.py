@@ -6,7 +6,7 @@ the background.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
@@ -15,17 +15,20 @@ from typing import Literal, TypeAlias
 
 from mpipar.backend import Array, Backend, DType, Shape
 from mpipar.blocks import balanced, offsets
-from mpipar.comm.handle import Steps
+from mpipar.comm.handle import Exposed, Steps
 from mpipar.comm.steps import (
+    EXCHANGES,
     Allgatherv,
     Alltoallv,
     Barrier,
     Broadcast,
+    Exchange,
+    Fetch,
     Gatherv,
     Receive,
     Scatterv,
     Send,
-    SendReceive,
+    parts,
 )
 
 Operation: TypeAlias = Literal["sum", "max", "min"]
@@ -58,7 +61,8 @@ class Scheme:
         terms = xp.empty((self.size, *shape), x.dtype)
         send, counts = self._packed(x, dim, sizes)
         mine = terms.nbytes // self.size
-        yield Alltoallv(xp.wire(send), counts, xp.wire(terms), (mine,) * self.size)
+        most = max(sum(counts), self.size * max(counts))
+        yield Alltoallv(xp.wire(send), counts, xp.wire(terms), (mine,) * self.size, most)
         return self._fold(terms, combine, x.dtype)
 
     def reduce(self, x: Array, root: int, op: Operation) -> Steps:
@@ -104,12 +108,15 @@ class Scheme:
         starts = offsets([prod(shape) for shape in shapes])
         recv = xp.empty((starts[-1],), x.dtype)
         lengths = tuple((stop - start) * x.dtype.itemsize for start, stop in pairwise(starts))
-        yield Alltoallv(xp.wire(send), counts, xp.wire(recv), lengths)
+        row = row_bytes(with_length(x.shape, split, 1), concat, x.dtype.itemsize)
+        most = row * max(sum(split_sizes) * max(concat_sizes), max(split_sizes) * sum(concat_sizes))
+        yield Alltoallv(xp.wire(send), counts, xp.wire(recv), lengths, most)
         pieces = [recv[starts[r] : starts[r + 1]].reshape(shapes[r]) for r in range(self.size)]
         return xp.concatenate(pieces, concat)
 
     def broadcast(self, x: Array, root: int) -> Steps:
-        result = self.xp.copy(self.xp.contiguous(x))
+        xp = self.xp
+        result = xp.copy(xp.contiguous(x)) if self.rank == root else xp.empty(x.shape, x.dtype)
         yield Broadcast(self.xp.wire(result), root)
         return result
 
@@ -121,19 +128,51 @@ class Scheme:
         yield Receive(self.xp.wire(result), source, tag)
         return result
 
-    def sendrecv(self, x: Array, to: int, source: int, shape: Shape | None, tag: int) -> Steps:
-        result = self.xp.empty(x.shape if shape is None else shape, x.dtype)
-        yield SendReceive(self.xp.wire(self.xp.contiguous(x)), to, self.xp.wire(result), source, tag)
+    def sendrecv(self, x: Array, to: int, source: int, shape: Shape, tag: int) -> Steps:
+        came = yield from self.exchange({to: x}, {source: shape}, x.dtype, tag)
+        return came[source]
+
+    def exchange(
+        self, sends: Mapping[int, Array], shapes: Mapping[int, Shape], dtype: DType, tag: int = EXCHANGES
+    ) -> Steps:
+        xp = self.xp
+        flat = [xp.contiguous(x).reshape(-1) for x in sends.values()]
+        send = xp.concatenate(flat, 0) if len(flat) > 1 else flat[0] if flat else xp.empty((0,), dtype)
+        starts = offsets([prod(shape) for shape in shapes.values()])
+        recv = xp.empty((starts[-1],), dtype)
+        yield Exchange(
+            xp.wire(send),
+            parts([x.nbytes for x in flat], tuple(sends)),
+            xp.wire(recv),
+            parts([(stop - start) * recv.dtype.itemsize for start, stop in pairwise(starts)], tuple(shapes)),
+            tag,
+        )
+        return {
+            source: recv[start:stop].reshape(shape)
+            for (source, shape), (start, stop) in zip(shapes.items(), pairwise(starts), strict=True)
+        }
+
+    def shift(self, sends: Mapping[int, Array], shapes: Mapping[int, Shape], dtype: DType) -> Steps:
+        came = yield from self.exchange(sends, shapes, dtype)
+        return next(iter(came.values()), None)
+
+    def alltoallv(self, x: Array, send_sizes: Sequence[int], recv_sizes: Sequence[int]) -> Steps:
+        xp = self.xp
+        recv = xp.empty(with_length(x.shape, 0, sum(recv_sizes)), x.dtype)
+        row = row_bytes(x.shape, 0, x.dtype.itemsize)
+        there, here = (parts([size * row for size in sizes]) for sizes in (send_sizes, recv_sizes))
+        yield Exchange(xp.wire(xp.contiguous(x)), there, xp.wire(recv), here, EXCHANGES)
+        return recv
+
+    def fetch(self, window: Exposed, source: int, shape: Shape, dtype: DType, first: int) -> Steps:
+        result = self.xp.empty(shape, dtype)
+        yield Fetch(self.xp.wire(result), window, source, first)
         return result
 
     def is_small(self, x: Array) -> bool:
         return int(x.nbytes) * self.size <= SMALL
 
     def _combine(self, x: Array, op: Operation) -> Callable[[Array, Array], Array]:
-        if op == "sum" and str(x.dtype) == "bool":
-            raise TypeError(
-                f"allreduce of bool on {self.label!r}: write op='max' for any, op='min' for all, or cast first"
-            )
         table: dict[str, Callable[[Array, Array], Array]] = {
             "sum": lambda a, b: a + b,
             "max": self.xp.maximum,
@@ -141,6 +180,15 @@ class Scheme:
         }
         if op not in table:
             raise ValueError(f"op={op!r} is not known; write 'sum', 'max' or 'min'")
+        if op == "sum" and str(x.dtype) == "bool":
+            raise TypeError(
+                f"a sum of bool on {self.label!r}: write op='max' for any, op='min' for all, or cast first"
+            )
+        if op != "sum" and str(x.dtype).startswith("complex"):
+            raise TypeError(
+                f"op={op!r} of {x.dtype} on {self.label!r}: complex numbers have no order; "
+                "write op='sum', or reduce a real array made of them"
+            )
         return table[op]
 
     def _fold(self, terms: Array, combine: Callable[[Array, Array], Array], dtype: DType) -> Array:

@@ -9,11 +9,13 @@ from mpipar.comm.handle import Request
 from mpipar.comm.steps import (
     Allgatherv,
     Alltoallv,
+    Buffer,
+    Exchange,
+    Fetch,
     Gatherv,
     Receive,
     Scatterv,
     Send,
-    SendReceive,
     Step,
     check_length,
 )
@@ -30,6 +32,16 @@ class Done:
         return None
 
 
+class Own:
+    """A buffer exposed to nobody else."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.buffer = buffer
+
+    def close(self) -> None:
+        return None
+
+
 class Solo:
     """A transport of one rank."""
 
@@ -40,15 +52,22 @@ class Solo:
         match step:
             case Allgatherv() | Alltoallv() | Gatherv() | Scatterv():
                 step.recv[:] = step.send  # type: ignore[index]
-            case SendReceive(send, 0, recv, 0, _):
-                check_length(len(send), recv, 0)
-                recv[:] = send
-            case Send() | Receive() | SendReceive():
+            case Exchange(send, sends, recv, receives, _):
+                for (_, start, stop), (_, first, last) in zip(sends, receives, strict=True):
+                    here = recv[first:last]  # type: ignore[index]
+                    check_length(stop - start, here, 0)
+                    here[:] = send[start:stop]  # type: ignore[index]
+            case Fetch(buffer, window, _, start):
+                buffer[:] = window.buffer[start : start + len(buffer)]
+            case Send() | Receive():
                 raise CommError("send and recv need a second rank; this communicator has one")
 
     def start(self, step: Step) -> Request:
         self.run(step)
         return Done()
+
+    def expose(self, buffer: Buffer) -> Own:
+        return Own(buffer)
 
     def group(self, ranks: tuple[int, ...]) -> Solo:
         return self

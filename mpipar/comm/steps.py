@@ -6,12 +6,26 @@ caller likes (see `handle.py`). `reads` and `writes` name the fields whose memor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+from mpipar.blocks import offsets
 from mpipar.errors import CommError
 
 Buffer: TypeAlias = Any  # a flat view of an array's bytes, as the backend's `wire` makes it
+
+LAST_TAG = 32_765  # of the user's messages; every MPI has tags up to 32,767
+EXCHANGES, LARGE = 32_766, 32_767  # the tags of exchanges, and of large collectives that travel as messages
+
+
+class Part(NamedTuple):
+    """The bytes from `start` to `stop` of a buffer: a message to or from `rank`."""
+
+    rank: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +45,7 @@ class Alltoallv:
     send_counts: tuple[int, ...]
     recv: Buffer
     recv_counts: tuple[int, ...]
+    most: int  # bytes of the longest of all these buffers of all ranks: the same number on each
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +95,28 @@ class Receive:
 
 
 @dataclass(frozen=True, slots=True)
-class SendReceive:
+class Exchange:
+    """Messages to and from any ranks, all under way at once: no order of the ranks can deadlock."""
+
     reads: ClassVar[tuple[str, ...]] = ("send",)
     writes: ClassVar[tuple[str, ...]] = ("recv",)
-    send: Buffer
-    to: int
-    recv: Buffer
-    source: int
+    send: Buffer | None  # None: nothing
+    sends: tuple[Part, ...]
+    recv: Buffer | None
+    receives: tuple[Part, ...]
     tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Reads the bytes of a rank's exposed buffer from `start` on; that rank takes no step."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ("buffer",)
+    buffer: Buffer
+    window: Any  # what the transport's `expose` returned
+    source: int
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +126,15 @@ class Barrier:
 
 
 Step: TypeAlias = (
-    Allgatherv | Alltoallv | Broadcast | Gatherv | Scatterv | Send | Receive | SendReceive | Barrier
+    Allgatherv | Alltoallv | Broadcast | Gatherv | Scatterv | Send | Receive | Exchange | Fetch | Barrier
 )
+
+
+def parts(counts: Sequence[int], ranks: Sequence[int] | None = None) -> tuple[Part, ...]:
+    """The consecutive pieces of a buffer, one for each rank (of `ranks`)."""
+    ranks = range(len(counts)) if ranks is None else ranks
+    pieces = zip(ranks, pairwise(offsets(counts)), strict=True)
+    return tuple(Part(rank, start, stop) for rank, (start, stop) in pieces)
 
 
 def check_length(came: int | str, buffer: Buffer, source: int) -> None:

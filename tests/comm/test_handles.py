@@ -6,6 +6,7 @@ in `wait`, mean that the ranks started the steps of two handles in different ord
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 from rank_data import folded, of_rank
 
-from mpipar.comm import Comm, Handle
+from mpipar.blocks import balanced
+from mpipar.comm import Comm, Handle, large
+from mpipar.errors import CommError
 from mpipar.job import world
 from mpipar.mesh import Mesh
 
@@ -24,8 +27,12 @@ SENDS: list[Handle] = []  # a message that nobody waits for must be kept until i
 Started = tuple[Handle, Any]  # and what it must give
 
 
-@pytest.fixture
-def comm(make_mesh: Callable[..., Mesh]) -> Comm:
+@pytest.fixture(params=[large.LIMIT, 50], ids=["whole", "in parts"])
+def comm(
+    request: pytest.FixtureRequest, make_mesh: Callable[..., Mesh], monkeypatch: pytest.MonkeyPatch
+) -> Comm:
+    """And one in which MPI may count 50 bytes: a step is many calls of MPI."""
+    monkeypatch.setattr(large, "LIMIT", request.param)
     return make_mesh(tp=SIZE)["tp"]
 
 
@@ -46,6 +53,13 @@ def started_message(comm: Comm, x: Any, every: list[Any], salt: int) -> Started:
     return comm.irecv(SMALL, "float32", before, salt), every[before]
 
 
+def at(root: int, value: Any) -> Any:
+    return value if root == RANK else None
+
+
+AFTER, BEFORE = (RANK + 1) % SIZE, (RANK - 1) % SIZE
+MINE = slice(sum(balanced(SMALL[0], SIZE)[:RANK]), sum(balanced(SMALL[0], SIZE)[: RANK + 1]))
+FROM_ALL = [balanced(SMALL[0], SIZE)[RANK]] * SIZE
 ON_FIRST = [SMALL[0], *[0] * (SIZE - 1)]
 STARTS: dict[str, Callable[[Comm, Any, list[Any], int], Started]] = {
     "allreduce": lambda comm, x, every, salt: (comm.iallreduce(x), folded(every, "sum")),
@@ -57,6 +71,26 @@ STARTS: dict[str, Callable[[Comm, Any, list[Any], int], Started]] = {
     ),
     "allgather": lambda comm, x, every, salt: (comm.iallgather(x, -1), np.concatenate(every, -1)),
     "broadcast": lambda comm, x, every, salt: (comm.ibroadcast(x, SIZE - 1), every[-1]),
+    "reduce": lambda comm, x, every, salt: (comm.ireduce(x, 0, "min"), at(0, folded(every, "min"))),
+    "gather": lambda comm, x, every, salt: (
+        comm.igather(x, SIZE - 1, 1),
+        at(SIZE - 1, np.concatenate(every, 1)),
+    ),
+    "scatter": lambda comm, x, every, salt: (comm.iscatter(at(0, x)), every[0][MINE]),
+    "alltoall": lambda comm, x, every, salt: (
+        comm.ialltoall(x, 0, 1),
+        np.concatenate([its[MINE] for its in every], 1),
+    ),
+    "alltoallv": lambda comm, x, every, salt: (
+        comm.ialltoallv(x, balanced(SMALL[0], SIZE), FROM_ALL),
+        np.concatenate([its[MINE] for its in every]),
+    ),
+    "sendrecv": lambda comm, x, every, salt: (comm.isendrecv(x, AFTER, BEFORE), every[BEFORE]),
+    "shift": lambda comm, x, every, salt: (comm.ishift(x, -1, periodic=True), every[AFTER]),
+    "exchange": lambda comm, x, every, salt: (
+        comm.iexchange(dict.fromkeys(range(SIZE), x), dict.fromkeys(range(SIZE), SMALL)),
+        dict(enumerate(every)),
+    ),
     "barrier": lambda comm, x, every, salt: (comm.ibarrier(), None),
     "recv": started_message,
 }
@@ -64,8 +98,15 @@ STARTS: dict[str, Callable[[Comm, Any, list[Any], int], Started]] = {
 
 def check(comm: Comm, started: Started) -> None:
     handle, wanted = started
-    found = handle.wait()
-    if wanted is None:
+    agree(comm, handle.wait(), wanted)
+
+
+def agree(comm: Comm, found: Any, wanted: Any) -> None:
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key, array in wanted.items():
+            agree(comm, found[key], array)
+    elif wanted is None:
         assert found is None
     else:
         here = comm.xp.to_host(found)
@@ -145,6 +186,32 @@ def test_a_handle_keeps_what_it_sends_alive(comm: Comm) -> None:
     handle = comm.iallreduce(comm.xp.from_host(terms(LARGE, 4)[RANK]).T)
     _ = [comm.xp.full(LARGE, 7, "float32") for _ in range(20)]
     assert comm.xp.to_host(handle.wait()).tobytes() == wanted.tobytes()
+
+
+def test_every_collective_has_both_forms_with_the_same_arguments() -> None:
+    """And every one of the forms in the background is started above."""
+    background = {name for name in vars(Comm) if name[:1] == "i" and hasattr(Comm, name[1:])}
+    names = {what.rpartition(" ")[2] for what in STARTS} - {"max"} | {"send"}
+    assert background == {f"i{name}" for name in names}
+    for name in background:
+        form, blocking = inspect.signature(getattr(Comm, name)), inspect.signature(getattr(Comm, name[1:]))
+        assert (form.parameters, form.return_annotation) == (blocking.parameters, "Handle")
+        assert not blocking.return_annotation.startswith("Plan")
+        assert inspect.getdoc(getattr(Comm, name)).startswith(f"`{name[1:]}` in the background: ")
+
+
+@pytest.mark.skipif(SIZE == 1, reason="one rank waits for nobody")
+def test_a_message_of_another_length_leaves_the_others_in_order(comm: Comm) -> None:
+    """An exchange in which one message is wrong: told by every `wait`, and the next exchange is right again."""
+    shapes = {rank: (3,) if (RANK, rank) == (0, 1) else (5,) for rank in range(SIZE)}
+    handle = comm.iexchange(dict.fromkeys(range(SIZE), comm.xp.zeros((5,), "float32")), shapes)
+    for _ in range(2):
+        if RANK == 0:
+            with pytest.raises(CommError, match=r"recv from rank 1: .* bytes came, 12 were expected"):
+                handle.wait()
+        else:
+            handle.wait()
+    check(comm, start(comm, "exchange", 6))
 
 
 @pytest.mark.skipif(SIZE == 1, reason="one rank waits for nobody")

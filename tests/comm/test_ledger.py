@@ -82,6 +82,31 @@ def table(comm: Comm) -> dict[str, tuple[Callable[[], Any], str, int]]:
         "broadcast": (lambda: comm.broadcast(x, root), "broadcast", 60 if at_root else 0),
         "ibroadcast": (lambda: comm.ibroadcast(x, root).wait(), "broadcast", 60 if at_root else 0),
         "sendrecv": (lambda: comm.sendrecv(x, after, before), "sendrecv", 60),
+        "alltoallv": (lambda: comm.alltoallv(x, BALANCED), "alltoallv", all_but_mine(BALANCED, 6)),
+        "exchange": (
+            lambda: comm.exchange({after: x, RANK: x}, {before: (10, 3), RANK: (10, 3)}),
+            "exchange",
+            60,
+        ),
+        "shift": (lambda: comm.shift(x), "shift", 0 if at_root else 60),
+        "shift round a ring": (lambda: comm.shift(x, -1, periodic=True), "shift", 60),
+        "ireduce": (lambda: comm.ireduce(x, root).wait(), "reduce", 0 if at_root else 60),
+        "igather": (
+            lambda: comm.igather(mine, root).wait(),
+            "gather",
+            0 if at_root else 6 * LENGTHS[RANK],
+        ),
+        "iscatter": (
+            lambda: comm.iscatter(x if at_root else None, root).wait(),
+            "scatter",
+            all_but_mine(BALANCED, 6) if at_root else 0,
+        ),
+        "ialltoall": (lambda: comm.ialltoall(x, 0, 1).wait(), "alltoall", all_but_mine(BALANCED, 6)),
+        "ialltoallv": (lambda: comm.ialltoallv(x, BALANCED).wait(), "alltoallv", all_but_mine(BALANCED, 6)),
+        "isendrecv": (lambda: comm.isendrecv(x, after, before).wait(), "sendrecv", 60),
+        "sendrecv with oneself": (lambda: comm.sendrecv(x, RANK, RANK), "sendrecv", 0),
+        "iexchange": (lambda: comm.iexchange({after: x}, {before: (10, 3)}).wait(), "exchange", 60),
+        "ishift": (lambda: comm.ishift(x, periodic=True).wait(), "shift", 60),
         "barrier": (comm.barrier, "barrier", 0),
         "ibarrier": (lambda: comm.ibarrier().wait(), "barrier", 0),
     }
@@ -117,10 +142,21 @@ def test_messages_count_where_they_are_sent(comm: Comm) -> None:
     assert [(call.operation, call.bytes) for call in calls] == wanted.get(RANK, [])
 
 
+def test_a_fetch_counts_where_the_rows_arrive(comm: Comm) -> None:
+    """Its owner takes no part in it. Rows of one's own are free."""
+    with comm.ledger.record() as calls, comm.expose(comm.xp.zeros((10, 3), "int16")) as window:
+        window.fetch((RANK + 1) % SIZE, 2, 5)
+        window.ifetch((RANK + 1) % SIZE).wait()
+        window.fetch(RANK)
+    wanted = [18, 60, 0] if MANY else [0, 0, 0]
+    assert [(call.operation, call.bytes) for call in calls] == [("fetch", n_bytes) for n_bytes in wanted]
+
+
 def test_control_traffic_is_not_written_down(comm: Comm) -> None:
     with comm.ledger.record() as calls:
         comm.allgather_object([1, 2])
         comm.broadcast_object("x")
+        comm.alltoall_sizes([1] * SIZE)
         comm.duplicate("other").barrier()
     assert calls == []
 
