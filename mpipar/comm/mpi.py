@@ -81,6 +81,9 @@ class Mpi:
                 comm.Send(message(buffer), to, tag)
             case Receive(buffer, source, tag):
                 received(buffer, source, lambda status: comm.Recv(message(buffer), source, tag, status))
+            case Exchange(send, ((to, _, _),), recv, ((source, _, _),), tag):  # one each: half the price
+                both = message(send), to, tag, message(recv), source, tag
+                received(recv, source, lambda status: comm.Sendrecv(*both, status))
             case Exchange() | Fetch():
                 self.start(step).wait()
             case Barrier():
