@@ -25,7 +25,7 @@ from mpipar.comm.window import Window
 class Comm:
     """Ranks, a label (the mesh axis) and the collectives between them.
 
-    Each is written once, as a plan. `x.allreduce` runs it; `iallreduce` starts it and returns a handle, whose `wait`
+    Each is written once, as a plan. `allreduce` runs it; `iallreduce` starts it and returns a handle, whose `wait`
     returns the result. Ranks start collectives in one order, those in the background among them. Lengths that are
     told first are told at the start, which waits for all ranks.
     """
