@@ -14,10 +14,13 @@ from mpipar.tensor import (
     attention,
     concatenate,
     dropout,
+    einsum,
     embedding,
     from_local,
     full,
     layer_norm,
+    maximum,
+    minimum,
     no_grad,
     normal,
     ones,
@@ -26,9 +29,11 @@ from mpipar.tensor import (
     repeat_interleave,
     rms_norm,
     rotary,
+    stack,
     swiglu,
     tensor,
     uniform,
+    where,
     zeros,
 )
 
@@ -36,7 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate", "Shard", "Tensor",
-    "UsageError", "arange", "attention", "concatenate", "dropout", "embedding", "from_local", "full", "layer_norm",
-    "no_grad", "normal", "ones", "parameter", "randn", "repeat_interleave", "rms_norm", "rotary", "swiglu", "tensor",
-    "uniform", "zeros",
+    "UsageError", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_local", "full",
+    "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn", "repeat_interleave",
+    "rms_norm", "rotary", "stack", "swiglu", "tensor", "uniform", "where", "zeros",
 ]  # fmt: skip

@@ -85,7 +85,12 @@ class DeviceArray:
     __itruediv__, __matmul__ = in_place(operator.itruediv), binary(operator.matmul)
     __lt__, __le__, __eq__ = binary(operator.lt), binary(operator.le), binary(operator.eq)  # type: ignore[assignment]
     __gt__, __ge__, __ne__ = binary(operator.gt), binary(operator.ge), binary(operator.ne)  # type: ignore[assignment]
+    __pow__, __and__ = binary(operator.pow), binary(operator.and_)
+    __or__, __xor__ = binary(operator.or_), binary(operator.xor)
     __hash__ = None  # type: ignore[assignment]
+
+    def __invert__(self) -> DeviceArray:
+        return DeviceArray(~self._host)
 
     def __neg__(self) -> DeviceArray:
         return DeviceArray(-self._host)
@@ -190,6 +195,7 @@ class DoubleBackend:
     empty, zeros, full = computed(cpu.empty), computed(cpu.zeros), computed(cpu.full)
     arange, copy = computed(cpu.arange), computed(cpu.copy)
     concatenate, broadcast_to = computed(cpu.concatenate), computed(cpu.broadcast_to)
+    argmax, cumsum = computed(cpu.argmax), computed(cpu.cumsum)
     add_into, scale_into = computed(cpu.add_into), computed(cpu.scale_into)
     fill, copy_into = computed(cpu.fill), computed(cpu.copy_into)
 

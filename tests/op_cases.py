@@ -15,19 +15,26 @@ from mpipar import (
     attention,
     concatenate,
     dropout,
+    einsum,
     embedding,
     layer_norm,
+    maximum,
+    minimum,
     normal,
+    ops,
     repeat_interleave,
     rms_norm,
     rotary,
+    stack,
     swiglu,
     tensor,
     uniform,
+    where,
 )
 from mpipar.backend import DType
 from mpipar.nn import vocab_parallel_cross_entropy
 from mpipar.random import Noise
+from mpipar.tensor.apply import apply
 
 Shape = tuple[int, ...]
 
@@ -56,9 +63,10 @@ class Integers:
 
     values: Any
     ndim: int = 2
+    dtype: DType = "int64"
 
     def make(self, name: str, mesh: Mesh, dtype: DType) -> Tensor:
-        return tensor(self.values, mesh, name=name, dtype="int64")
+        return tensor(self.values, mesh, name=name, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,39 @@ IDS = Integers([[3, 0, 6, 3, 1], [2, 2, 5, 0, 3]])
 TARGETS = Integers([[3, 0, 6, -1, 1], [2, 2, 5, 0, -1]])
 QKV = numbers((2, 5, 3, 2), (2, 5, 3, 2), (2, 5, 3, 2))
 
+PICKS = Integers([[4, 0, 4], [1, 3, 2]])  # an index along a dim of 5, for the columns of (5, 3)
+
+YES = Integers([[1, 0, 1], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 0]], dtype="uint8")
+NO = Integers([[0, 0, 1], [1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 1]], dtype="uint8")
+
+
+def masked(mask: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a boolean has no gradient for, as a factor of something that has one."""
+    return lambda x, *others: x * mask(x, *others).astype(x.dtype)
+
+
+def truth(c: Tensor) -> Tensor:
+    """A boolean with the name of the bytes that it comes from, and as cheap to move, for a message to name it by."""
+    found = c != 0
+    found.name = c.name
+    return found
+
+
+def chosen(logic: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a boolean has no gradient for, as a choice."""
+
+    def choose(c: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+        mask = logic(truth(c), *map(truth, others))
+        mask.name = c.name
+        return where(mask, x, 0)
+
+    return choose
+
+
+def placed(index: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda x: x.sum(1) * index(x).astype(x.dtype)
+
+
 ELEMENTWISE = {
     "exp": Case(lambda x: x.exp(), X),
     "log": Case(lambda x: x.log(), POSITIVE),
@@ -94,6 +135,46 @@ ELEMENTWISE = {
     "relu": Case(lambda x: x.relu(), X),
     "gelu": Case(lambda x: x.gelu(), X),
     "silu": Case(lambda x: x.silu(), X),
+    "abs": Case(abs, X),
+    "clip": Case(lambda x: x.clip(-0.5, 0.7), X),
+    "clip from below": Case(lambda x: maximum(x, 0.2), X),
+    "clip from above": Case(lambda x: minimum(x, 0.2), X),
+    "clone": Case(lambda x: x.clone(), X),
+    "cube": Case(lambda x: x**3, X),
+    "first power": Case(lambda x: x**1, X),
+    "square by power": Case(lambda x: x**2, X),
+    "fourth power": Case(lambda x: x**4, X),
+    "power": Case(lambda x: x**2.5, POSITIVE),
+    "power below 0": Case(lambda x: x**-2, POSITIVE),
+    "power of 0": Case(lambda x: x**0 * x, X),
+}
+CHOICES = {
+    "less": Case(masked(lambda x, y: x < y), XY),
+    "less than a row": Case(masked(lambda x, y: x <= y), numbers((5, 3), (3,))),
+    "greater": Case(masked(lambda x, y: x > y), XY),
+    "greater or equal": Case(masked(lambda x, y: x >= y), XY),
+    "equal": Case(masked(lambda x, y: x == y), XY),
+    "not equal": Case(masked(lambda x, y: x != y), XY),
+    "less than a number": Case(masked(lambda x: x < 0.1), X),
+    "at most a number": Case(masked(lambda x: x <= 0.1), X),
+    "greater than a number": Case(masked(lambda x: x > 0.1), X),
+    "at least a number": Case(masked(lambda x: x >= 0.1), X),
+    "equal to a number": Case(masked(lambda x: x == 0), X),
+    "other than a number": Case(masked(lambda x: x != 0), X),
+    "and": Case(chosen(lambda c, d: c & d), (YES, *X, NO)),
+    "or": Case(chosen(lambda c, d: c | d), (YES, *X, NO)),
+    "either": Case(chosen(lambda c, d: c ^ d), (YES, *X, NO)),
+    "not": Case(chosen(lambda c: ~c), (YES, *X)),
+    "isnan": Case(masked(lambda x: ~x.isnan()), X),
+    "isfinite": Case(masked(lambda x: x.isfinite()), X),
+    "where": Case(lambda c, x, y: where(truth(c), x, y), (YES, *XY)),
+    "where of a row and a column": Case(
+        lambda c, x, y: where(truth(c), x, y), (Integers([1, 0, 1], 1, "uint8"), *numbers((5, 1), (3,)))
+    ),
+    "where or 0": Case(lambda c, x: where(truth(c), x, 0), (YES, *X)),
+    "where or a number": Case(lambda c, x: where(truth(c), 2.5, x), (YES, *X)),
+    "maximum": Case(maximum, XY),
+    "minimum of a row": Case(minimum, numbers((5, 3), (3,))),
 }
 ARITHMETIC = {
     "add": Case(lambda x, y: x + y, XY),
@@ -130,6 +211,17 @@ REDUCTIONS = {
     "max": Case(lambda x: x.max(), X),
     "max of rows": Case(lambda x: x.max(0), X),
     "max that keeps dims": Case(lambda x: x.max(-1, keepdims=True), X),
+    "min": Case(lambda x: x.min(), X),
+    "min of rows": Case(lambda x: x.min(0), X),
+    "argmax": Case(placed(lambda x: x.argmax(1)), X),
+    "argmin": Case(placed(lambda x: x.argmin(-1)), X),
+    "var": Case(lambda x: x.var(), X),
+    "var of columns": Case(lambda x: x.var(1, correction=1, keepdims=True), X),
+    "logsumexp": Case(lambda x: x.logsumexp(), X),
+    "logsumexp of columns": Case(lambda x: x.logsumexp(-1), X),
+    "log softmax": Case(lambda x: x.log_softmax(), X),
+    "cumsum": Case(lambda x: x.cumsum(0), X),
+    "cumsum of columns": Case(lambda x: x.cumsum(-1), X),
 }
 PRODUCTS = {
     "contract": Case(lambda x, w: x @ w, numbers((5, 3), (3, 2))),
@@ -144,6 +236,13 @@ PRODUCTS = {
     "matmul": Case(lambda x, y: x @ y, numbers((2, 5, 3), (2, 3, 2))),
     "matmul of one and a batch": Case(lambda x, y: x @ y, numbers((1, 5, 3), (2, 3, 2))),
     "matmul of a matrix and a batch": Case(lambda x, y: x @ y, numbers((5, 3), (2, 3, 2))),
+    "einsum": Case(lambda x, w: einsum("btc,cf->btf", x, w), numbers((2, 5, 3), (3, 5))),
+    "einsum of batches": Case(lambda x, y: einsum("abc,adc->bad", x, y), numbers((2, 3, 4), (2, 5, 4))),
+    "einsum that sums alone": Case(lambda x, y: einsum("abc,cd -> db", x, y), numbers((2, 3, 4), (4, 5))),
+    "einsum of rows": Case(lambda x, y: einsum("i,j->ij", x, y), numbers((5,), (3,))),
+    "einsum to a number": Case(lambda x, y: einsum("ij,ij->", x, y), XY),
+    "einsum of one": Case(lambda x: einsum("abc->ca", x), CUBE),
+    "outer": Case(lambda x, y: x[:, None] * y, numbers((5,), (3,))),
 }
 SHAPES = {
     "reshape": Case(lambda x: x.reshape(5, 6), CUBE),
@@ -162,6 +261,23 @@ SHAPES = {
     "slice of everything": Case(lambda x: x[:], X),
     "concatenate": Case(lambda x, y: concatenate([x, y]), numbers((5, 3), (2, 3))),
     "concatenate three": Case(lambda x, y, z: concatenate([x, y, z], -1), numbers((3, 1), (3, 2), (3, 1))),
+    "slice backwards": Case(lambda x: x[::-1, 2:0:-1], X),
+    "new dims": Case(lambda x: x[None, :, None], X),
+    "squeeze": Case(lambda x: x.squeeze(1), numbers((5, 1, 3))),
+    "unsqueeze": Case(lambda x: x.unsqueeze(-1), X),
+    "flip": Case(lambda x: x.flip(0), X),
+    "stack": Case(lambda x, y: stack([x, y], 1), XY),
+    "expand": Case(lambda x: x.expand(4, -1, 3), numbers((5, 1))),
+    "pad": Case(lambda x: x.pad(((0, 0), (1, 2))), X),
+    "pad with a number": Case(lambda x: x.pad(((2, 0), (0, 0)), 1.5), X),
+    "rows by index": Case(lambda x, ids: x[ids], (*X, PICKS)),
+    "columns by index": Case(lambda x, ids: x[:, ids], (*X, Integers([[2, 0], [1, 2]]))),
+    "gather": Case(lambda x, ids: x.gather(0, ids), (*X, PICKS)),
+    "gather columns": Case(lambda x, ids: x.gather(-1, ids), (*X, Integers([[2, 0]] * 5))),
+    "scatter": Case(lambda y, ids: apply(ops.scatter, y, ids, dim=0, length=5), (*numbers((2, 3)), PICKS)),
+    "scatter columns": Case(
+        lambda y, ids: apply(ops.scatter, y, ids, dim=1, length=3), (*numbers((5, 2)), Integers([[2, 0]] * 5))
+    ),
     "split and concatenate": Case(lambda x: concatenate(x.split(2)[::-1]), X),
 }
 NETWORK = {
@@ -191,4 +307,4 @@ NETWORK = {
     "cross-entropy": Case(vocab_parallel_cross_entropy, (Numbers((2, 5, 7)), TARGETS)),
 }  # fmt: skip
 
-CASES = {**ELEMENTWISE, **ARITHMETIC, **REDUCTIONS, **PRODUCTS, **SHAPES, **NETWORK}
+CASES = {**ELEMENTWISE, **CHOICES, **ARITHMETIC, **REDUCTIONS, **PRODUCTS, **SHAPES, **NETWORK}

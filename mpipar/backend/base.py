@@ -1,7 +1,8 @@
 """What an array library must offer to carry mpipar: the names that everything above uses as `xp`.
 
-Arrays carry their own operators, `shape`, `ndim`, `size`, `dtype`, `reshape`, `transpose`, indexing with
-slices, and in-place updates of the arrays that a function made itself. All else goes through these
+Arrays carry their own operators (arithmetic with **, comparison, and & | ^ ~ of booleans), `shape`, `ndim`, `size`,
+`nbytes`, `dtype`, `reshape`, `transpose`, `swapaxes`, indexing with whole numbers and slices (of
+negative steps too), and in-place updates of the arrays that a function made itself. All else goes through these
 names. No function copies between host and device but `from_host`, `from_bytes`, `to_host`, `item` and `text`.
 Functions never change their arguments, except those whose name or text says so.
 """
@@ -81,7 +82,12 @@ class Backend(Protocol):
     def where(self, condition: Array, x: Array | float, y: Array | float) -> Array: ...
     def sum(self, x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array: ...
     def max(self, x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array:
-        """-inf over nothing."""
+        """Over nothing -inf, the lowest integer or False."""
+
+    def argmax(self, x: Array, dim: int) -> Array:
+        """int64; the first of those that tie."""
+
+    def cumsum(self, x: Array, dim: int) -> Array: ...
 
     def square_sum(self, x: Array) -> Array:
         """Σ x² as a 0-d array, accumulated in float64."""

@@ -17,13 +17,14 @@ from mpipar.layout.placement import Partial, Replicate, Shard
 
 Label: TypeAlias = object  # anything that can be compared; None: a dim that must not be cut
 Operand: TypeAlias = tuple[Sequence[Label], Layout]
-Owed: TypeAlias = Literal["one", "all", "none", "first"]
+Owed: TypeAlias = Literal["one", "all", "none", "first", "others"]
 
 
 def aligned(operands: Sequence[Operand], out: Sequence[Label], owed: Owed) -> Layout:
     """The rule over labelled dims. `owed` says which operands may be Partial on an axis:
 
-    "one" (a product: at most one), "all" (a sum: all or none), "none" (nonlinear), "first" (a quotient).
+    "one" (a product: at most one), "all" (a sum: all or none), "none" (nonlinear), "first" (a quotient), "others" (all
+    but the first, or none: a choice).
     """
     grid = operands[0][1].grid
     partial = {axis for axis in grid.axes if _axis_is_partial(axis, operands, out, owed)}
@@ -81,12 +82,12 @@ def _cut_axis_is_partial(
 
 def _check_owed(axis: str, operands: Sequence[Operand], partial: list[int], owed: Owed) -> None:
     """Raises Misfit unless these Partial operands are legal for the operation."""
-    legal = {"one": len(partial) == 1, "all": len(partial) == len(operands), "first": partial == [0]}
-    if legal.get(owed, False):
+    linear = {"all": range(len(operands)), "others": range(1, len(operands)), "first": range(1)}.get(owed, ())
+    if partial == list(linear) or (owed == "one" and len(partial) == 1):
         return
     fixes = [Fix(k, axis, Replicate()) for k in partial]
-    if owed == "all":
-        whole = next(k for k in range(len(operands)) if k not in partial)
+    if owed in ("all", "others") and set(partial) < set(linear):
+        whole = next(k for k in linear if k not in partial)
         raise Misfit(
             f"{{{partial[0]}}} is Partial on axis {axis!r}, {{{whole}}} is not: it would be added once on each rank",
             fixes[0],
@@ -94,9 +95,8 @@ def _check_owed(axis: str, operands: Sequence[Operand], partial: list[int], owed
         )
     if owed == "one":
         raise Misfit(f"the product of two Partial sums on axis {axis!r} is not a sum of products", *fixes[:1])
-    raise Misfit(
-        f"{{{partial[-1]}}} is Partial on axis {axis!r}, and the operation is not linear in it", fixes[-1]
-    )
+    fix = next(fix for fix in reversed(fixes) if fix.operand not in linear)
+    raise Misfit(f"{{{fix.operand}}} is Partial on axis {axis!r}, and the operation is not linear in it", fix)
 
 
 def _cuts_by_label(operands: Sequence[Operand]) -> dict[Label, Cut]:

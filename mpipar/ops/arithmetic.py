@@ -76,3 +76,21 @@ def add_number(context: Context, x: Array, *, number: float) -> tuple[Array, Vjp
 def reciprocal(context: Context, x: Array, *, number: float) -> tuple[Array, Vjps]:
     y = number / x
     return y, (lambda g: -g * y / x,)
+
+
+@op(nonlinear_rule)
+def power(context: Context, x: Array, *, exponent: float) -> tuple[Array, Vjps]:
+    """x to a number."""
+    return raised(x, exponent), (lambda g: g * _slope(x, exponent),)
+
+
+def _slope(x: Array, exponent: float) -> Array:
+    return exponent * raised(x, exponent - 1) if exponent else x * 0  # not 0 · x⁻¹, which is NaN at 0
+
+
+def raised(x: Array, exponent: float) -> Array:
+    """Small whole powers by multiplication: NumPy's pow is tens of times slower."""
+    if exponent not in (1, 2, 3, 4):
+        return x**exponent
+    y = x * x if exponent > 1 else x * 1
+    return y * (x if exponent == 3 else y) if exponent > 2 else y

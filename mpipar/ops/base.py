@@ -19,6 +19,8 @@ from mpipar.layout import Layout
 Vjp: TypeAlias = Callable[[Array], Array]
 Vjps: TypeAlias = tuple[Vjp | None, ...] | Callable[[Array], tuple[Array | None, ...]]
 
+NO_GRADIENT: Vjps = ()  # of an operation whose result has none: it is left off the tape
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpipar.backend import Array
-from mpipar.ops.arithmetic import nonlinear_rule
+from mpipar.ops.arithmetic import linear_rule, nonlinear_rule
 from mpipar.ops.base import Context, Vjps, op
 
 
@@ -56,3 +56,15 @@ def silu(context: Context, x: Array) -> tuple[Array, Vjps]:
 @op(nonlinear_rule)
 def gelu(context: Context, x: Array) -> tuple[Array, Vjps]:
     return context.xp.gelu(x), (lambda g: context.xp.gelu_vjp(g, x),)
+
+
+@op(nonlinear_rule)
+def absolute(context: Context, x: Array) -> tuple[Array, Vjps]:
+    """The gradient at 0 is 0."""
+    return context.xp.absolute(x), (lambda g: g * (x > 0) - g * (x < 0),)
+
+
+@op(linear_rule)
+def clone(context: Context, x: Array) -> tuple[Array, Vjps]:
+    """The same in memory of its own."""
+    return context.xp.copy(x), (lambda g: g,)

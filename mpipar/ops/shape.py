@@ -1,4 +1,4 @@
-"""Reshape, permute, slice, concatenate: what they may do to a dim that is cut."""
+"""Reshape, permute, slice, concatenate, stack, pad, expand: what they may do to a dim that is cut."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TypeAlias
 
 from mpipar.backend import Array
 from mpipar.layout import Cut, Layout
-from mpipar.layout.rules import aligned, permuted, repeated, reshaped, whole
-from mpipar.ops.base import Context, Vjps, op
+from mpipar.layout.rules import aligned, broadcast, permuted, repeated, reshaped, whole
+from mpipar.ops.base import Context, Vjps, op, unbroadcast
 
-Key: TypeAlias = tuple[tuple[int, int, int] | int, ...]  # a start, stop, step or an index for each dim
+# a start, stop and step (as range takes them) or an index for each dim; None: a new dim
+Key: TypeAlias = tuple[tuple[int, int, int] | int | None, ...]
 
 
 def reshape_rule(x: Layout, *, shape: tuple[int, ...]) -> Layout:
@@ -48,32 +49,43 @@ def repeat_interleave(context: Context, x: Array, *, dim: int, n: int) -> tuple[
 
 
 def slice_rule(x: Layout, *, key: Key) -> Layout:
-    """A dim that is sliced must be whole; the others keep their cuts."""
-    taken = [dim for dim, part in enumerate(key) if part != (0, x.shape[dim], 1)]
+    """A dim that is sliced must be whole; the others keep their cuts. None is a new dim of one row."""
+    parts = [part for part in key if part is not None]
+    taken = [dim for dim, part in enumerate(parts) if part != (0, x.shape[dim], 1)]
     base = whole(x, taken, linear=True)
-    cuts = [
-        base.cuts[dim] if dim not in taken else Cut((), (0, len(range(*part))))
-        for dim, part in enumerate(key)
-        if not isinstance(part, int)
-    ]
+    cuts, dims = [], iter(range(x.ndim))
+    for part in key:
+        if part is None:
+            cuts.append(Cut((), (0, 1)))
+            continue
+        dim = next(dims)
+        if not isinstance(part, int):
+            cuts.append(base.cuts[dim] if dim not in taken else Cut((), (0, len(range(*part)))))
     return Layout(x.grid, tuple(cuts), base.partial)
 
 
 @op(slice_rule)
 def slice_(context: Context, x: Array, *, key: Key) -> tuple[Array, Vjps]:
-    layout = context.layouts[0]
-    whole_dims = [part == (0, layout.shape[dim], 1) for dim, part in enumerate(key)]
-    local = tuple(
-        slice(None) if untouched else part if isinstance(part, int) else slice(*part)
-        for part, untouched in zip(key, whole_dims, strict=True)
-    )
+    shape = context.layouts[0].shape
+    parts = enumerate(part for part in key if part is not None)
+    local = tuple(_local(part, shape[dim]) for dim, part in parts)
+    y = context.xp.as_array(x[local])
+    sliced = y.shape
 
     def vjp(g: Array) -> Array:
         out = context.xp.zeros(x.shape, g.dtype)
-        out[local] = g
+        out[local] = g.reshape(sliced)
         return out
 
-    return context.xp.as_array(x[local]), (vjp,)
+    return (y.reshape(context.out_shape) if None in key else y), (vjp,)
+
+
+def _local(part: tuple[int, int, int] | int, length: int) -> slice | int:
+    """What to take of my piece: all of it where the dim is taken as it is, for it may be cut."""
+    if isinstance(part, int):
+        return part
+    start, stop, step = part
+    return slice(None) if part == (0, length, 1) else slice(start, None if stop < 0 else stop, step)
 
 
 def concatenate_rule(*layouts: Layout, dim: int) -> Layout:
@@ -94,3 +106,55 @@ def concatenate(context: Context, *xs: Array, dim: int) -> tuple[Array, Vjps]:
 
     vjps = tuple((lambda g, k=k: g[(*before, part(k))]) for k in range(len(xs)))
     return context.xp.concatenate(xs, dim), vjps
+
+
+def stack_rule(*layouts: Layout, dim: int) -> Layout:
+    """All cut alike; the new dim is whole."""
+    kept = broadcast(layouts, "all")
+    joined = Cut((), (0, len(layouts)))
+    return Layout(kept.grid, (*kept.cuts[:dim], joined, *kept.cuts[dim:]), kept.partial)
+
+
+@op(stack_rule)
+def stack(context: Context, *xs: Array, dim: int) -> tuple[Array, Vjps]:
+    before = (slice(None),) * dim
+    wide = [x.reshape(*x.shape[:dim], 1, *x.shape[dim:]) for x in xs]
+    vjps = tuple((lambda g, k=k: g[(*before, k)]) for k in range(len(xs)))
+    return context.xp.concatenate(wide, dim), vjps
+
+
+def pad_rule(x: Layout, *, widths: tuple[tuple[int, int], ...], value: float) -> Layout:
+    """A dim that is padded must be whole; linear where the padding is 0."""
+    padded = [dim for dim, width in enumerate(widths) if width != (0, 0)]
+    base = whole(x, padded, linear=value == 0)
+    for dim in padded:
+        base = base.with_cut(dim, Cut((), (0, x.shape[dim] + sum(widths[dim]))))
+    return base
+
+
+@op(pad_rule)
+def pad(
+    context: Context, x: Array, *, widths: tuple[tuple[int, int], ...], value: float
+) -> tuple[Array, Vjps]:
+    y = context.xp.full(context.out_shape, value, x.dtype)
+    inner = tuple(slice(before, before + length) for (before, _), length in zip(widths, x.shape, strict=True))
+    y[inner] = x
+    return y, (lambda g: g[inner],)
+
+
+def expand_rule(x: Layout, *, shape: tuple[int, ...]) -> Layout:
+    """New dims in front, and dims of one row that are repeated; these must be whole."""
+    extra = len(shape) - x.ndim
+    if extra < 0 or any(length not in (1, wide) for length, wide in zip(x.shape, shape[extra:], strict=True)):
+        raise ValueError(f"it does not expand to {shape}: only new dims in front and dims of one row do")
+    repeated = [dim for dim, length in enumerate(x.shape) if length != shape[dim + extra]]
+    base = whole(x, repeated, linear=True)
+    for dim in repeated:
+        base = base.with_cut(dim, Cut((), (0, shape[dim + extra])))
+    return Layout(x.grid, (*(Cut((), (0, length)) for length in shape[:extra]), *base.cuts), base.partial)
+
+
+@op(expand_rule)
+def expand(context: Context, x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Vjps]:
+    """Repeated without a copy."""
+    return context.xp.broadcast_to(x, context.out_shape), (lambda g: unbroadcast(context, 0, g),)

@@ -18,18 +18,23 @@ from mpipar.tensor.functions import (
     attention,
     concatenate,
     dropout,
+    einsum,
     embedding,
     layer_norm,
+    maximum,
+    minimum,
     repeat_interleave,
     rms_norm,
     rotary,
+    stack,
     swiglu,
+    where,
 )
 from mpipar.tensor.tape import no_grad
 from mpipar.tensor.tensor import Tensor
 
 __all__ = [
-    "Tensor", "arange", "attention", "concatenate", "dropout", "embedding", "from_local", "full", "layer_norm",
-    "no_grad", "normal", "ones", "parameter", "randn", "repeat_interleave", "rms_norm", "rotary", "swiglu", "tensor",
-    "uniform", "zeros",
+    "Tensor", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_local", "full",
+    "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn", "repeat_interleave",
+    "rms_norm", "rotary", "stack", "swiglu", "tensor", "uniform", "where", "zeros",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from mpipar.backend import Array
 from mpipar.errors import PlacementError
 from mpipar.layout import Layout, Misfit
 from mpipar.layout.layout import shared
-from mpipar.ops.base import Context, Op, Vjps
+from mpipar.ops.base import NO_GRADIENT, Context, Op, Vjps
 from mpipar.tensor.advice import advice
 from mpipar.tensor.tape import Node, is_recording
 
@@ -23,6 +23,7 @@ class Plan(NamedTuple):
 
     context: Context
     local_shape: tuple[int, ...]
+    computed: Any  # the floating dtype that is computed with, None where there is none
     narrow: Any  # the 16-bit dtype in which the result is stored, else None: then nothing is widened either
 
 
@@ -38,9 +39,12 @@ def apply(op: Op, *operands: Tensor, **static: Any) -> Tensor:
     xp = plan.context.xp
     locals_ = [x.local for x in operands] if plan.narrow is None else [xp.widen(x.local) for x in operands]
     local, vjps = op.forward(plan.context, *locals_, **static)
-    if plan.narrow is not None:
+    local = xp.as_array(local)
+    if local.dtype != plan.computed:
+        _check_mixed(op, operands, local, plan)
+    elif plan.narrow is not None:
         local = xp.cast(local, plan.narrow)
-    return _result(first, xp.as_array(local), plan.context.out, plan.local_shape, op.name, operands, vjps)
+    return _result(first, local, plan.context.out, plan.local_shape, op.name, operands, vjps)
 
 
 def recorded(
@@ -59,7 +63,7 @@ def _result(
             f"{name}: the result is {local.shape} on rank {like.mesh.rank}, by its layout {layout} {wanted}"
         )
     nodes = tuple([x.node for x in operands])
-    node = Node(name, nodes, vjps, wanted) if is_recording() and any(nodes) else None
+    node = Node(name, nodes, vjps, wanted) if is_recording() and any(nodes) and vjps != NO_GRADIENT else None
     return type(like)(local, like.mesh, layout, node=node)
 
 
@@ -75,9 +79,11 @@ def _plan(key: tuple[Any, ...], op: Op, operands: tuple[Tensor, ...], static: di
         raise PlacementError(message(op, operands, misfit)) from None
     except ValueError as error:
         raise ValueError(f"{op.name}: {described(op, operands)}: {error}") from None
-    stored = common_dtype(op, operands)
+    narrow, computed = None, common_dtype(op, operands)
+    if computed is not None and computed.itemsize == 2:
+        narrow, computed = computed, mesh.xp.dtype("float32")
     context = Context(mesh.xp, layouts, shared(out), mesh.coords)
-    plan = Plan(context, context.out_shape, stored if stored is not None and stored.itemsize == 2 else None)
+    plan = Plan(context, context.out_shape, computed, narrow)
     if len(mesh.plans) >= PLANS:  # a program whose shapes never come back
         mesh.plans.clear()
     mesh.plans[key] = plan
@@ -92,6 +98,14 @@ def common_dtype(op: Op, operands: tuple[Tensor, ...]) -> Any:
             f"{op.name}: {described(op, operands)} have different dtypes: write x.astype(…) on one of them"
         )
     return next(iter(found), None)
+
+
+def _check_mixed(op: Op, operands: tuple[Tensor, ...], local: Array, plan: Plan) -> None:
+    """Whole numbers and booleans may come of floating numbers, but no wider ones by mixing them with whole numbers."""
+    if plan.computed is not None and plan.context.xp.is_floating(local):
+        raise TypeError(
+            f"{op.name}: {described(op, operands)} would give {local.dtype}: write x.astype(…) on the whole numbers"
+        )
 
 
 def described(op: Op, operands: tuple[Tensor, ...]) -> str:

@@ -4,16 +4,98 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 from mpipar import ops
+from mpipar.errors import PlacementError
+from mpipar.layout import Layout, Replicate
+from mpipar.layout.layout import Fix
 from mpipar.ops.base import normalized
+from mpipar.ops.einsum import parsed
 from mpipar.random import Noise, key
+from mpipar.tensor.advice import advice
 from mpipar.tensor.apply import apply
-from mpipar.tensor.tensor import Tensor
+from mpipar.tensor.operators import number
+from mpipar.tensor.tensor import Number, Tensor
+
+
+def where(condition: Tensor, x: Tensor | Number, y: Tensor | Number) -> Tensor:
+    """x where the boolean condition holds, y elsewhere; they broadcast. Linear in x and y; one may be a number.
+
+    >>> from mpipar import Mesh, arange
+    >>> x = arange(4, Mesh(ranks=[0]))
+    >>> where(x > 1, x, -1).numpy().tolist()
+    [-1, -1, 2, 3]
+    """
+    if not isinstance(condition, Tensor) or str(condition.dtype) != "bool":
+        raise TypeError("where: the condition is a boolean Tensor: write  where(x > 0, x, y)")
+    like = next((z for z in (x, y) if isinstance(z, Tensor)), None)
+    if like is None:
+        raise TypeError(
+            "where: two numbers have no dtype: write  mp.full((), x, mesh, dtype=…)  for one of them"
+        )
+    chosen = [z if isinstance(z, Tensor) else _constant(z, like) for z in (x, y)]
+    return apply(ops.where, condition, *chosen)
+
+
+def _constant(value: Any, like: Tensor) -> Tensor:
+    """A number as a Tensor. 0 is a term of every sum, so it is Partial where `like` is; no other number is."""
+    value = number(value)
+    if isinstance(value, float) and not like.is_floating:
+        raise TypeError(f'where: {value} in a tensor of {like.dtype}: write  x.astype("float32")')
+    if value and like.layout.partial:
+        axis, known = min(like.layout.partial), like.name or "x"
+        raise PlacementError(
+            f"where: {known!r} {like.layout}\n"
+            f"  it is Partial on axis {axis!r}, and {value} would be added once on each rank.\n"
+            f"  Write  {advice(like, known, Fix(0, axis, Replicate()))}"
+        )
+    layout = Layout(like.mesh.grid, (), like.layout.partial)
+    return Tensor(like.mesh.xp.full((), value, like.dtype), like.mesh, layout)
+
+
+def maximum(x: Tensor, y: Tensor | Number) -> Tensor:
+    """The larger of two, element by element; where both are equal each has half of the gradient."""
+    return apply(ops.maximum, x, y) if isinstance(y, Tensor) else x.clip(low=y)
+
+
+def minimum(x: Tensor, y: Tensor | Number) -> Tensor:
+    """The smaller of two, element by element; where both are equal each has half of the gradient."""
+    return apply(ops.minimum, x, y) if isinstance(y, Tensor) else x.clip(high=y)
+
+
+def einsum(equation: str, *tensors: Tensor) -> Tensor:
+    """A product by labels, one letter a dim, of one or two tensors: ``einsum("btc,cf->btf", x, w)``.
+
+    Labels that the result lacks are summed: Partial on the axes that cut them. The result is always written, a
+    label comes once in a tensor.
+    """
+    found = parsed(equation)
+    if len(found.operands) != len(tensors) or len(tensors) > 2:
+        raise ValueError(
+            f"einsum {equation!r} of {len(tensors)} tensors: one or two are wanted, each with its labels; "
+            "write a longer product as one einsum in another"
+        )
+    return apply(ops.einsum, *tensors, equation=found)
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Joined along a new dim."""
+    _check_list("stack", tensors)
+    if len({x.shape for x in tensors}) > 1:
+        raise ValueError(f"stack: shapes {[x.shape for x in tensors]} differ")
+    dim = normalized(dim, tensors[0].ndim + 1)
+    return apply(ops.stack, *tensors, dim=dim)
+
+
+def _check_list(name: str, tensors: Any) -> None:
+    if isinstance(tensors, Tensor) or not len(tensors) or not all(isinstance(x, Tensor) for x in tensors):
+        raise TypeError(f"{name}: a list of Tensors, at least one, is wanted: write  {name}([x, y], dim)")
 
 
 def concatenate(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Joined along a dim that is whole in all of them."""
+    _check_list("concatenate", tensors)
     dim = normalized(dim, tensors[0].ndim)
     shapes = {(*x.shape[:dim], *x.shape[dim + 1 :]) for x in tensors}
     if len(shapes) > 1:

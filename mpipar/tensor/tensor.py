@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from mpipar import ops
-from mpipar.backend import Array, DType
+from mpipar.backend import Array
 from mpipar.errors import GraphError, PlacementError
 from mpipar.layout import Layout, Partial, Placement, Replicate, Shard
-from mpipar.ops.base import normalized, normalized_dims
-from mpipar.tensor import moves, tape
-from mpipar.tensor.apply import apply, recorded
-from mpipar.tensor.indexing import parsed_key
+from mpipar.ops.base import normalized
+from mpipar.tensor import indexing, moves, operators, protocols, reductions, shapes, tape
+from mpipar.tensor.apply import apply
+from mpipar.tensor.operators import number
 
 if TYPE_CHECKING:
     from mpipar.mesh import Mesh
@@ -26,11 +24,11 @@ class Tensor:
 
     No operation communicates but the moves: `allreduce`, `allgather`, `reduce_scatter`, `alltoall`, `redistribute`;
     and `numpy()`, which gathers the whole array for a person. `repr`, `local` and `item` never communicate.
+
+    Methods that are listed by name only are functions of the files beside this one.
     """
 
     __slots__ = ("layout", "local", "mesh", "name", "node")
-    __array_ufunc__ = None  # numpy_array * tensor must not loop over elements
-    __hash__ = object.__hash__
 
     def __init__(
         self,
@@ -94,22 +92,6 @@ class Tensor:
         """Forgets the gradient of this leaf."""
         self.leaf.clear()
 
-    def __repr__(self) -> str:
-        name = f"{self.name!r} " if self.name else ""
-        here = self.mesh.xp.text(self.local)
-        return f"Tensor({name}{self.layout} {self.dtype}, here {tuple(self.local.shape)}: {here})"
-
-    def item(self) -> Number:
-        """The number in a tensor of one element, which must be Replicate. Copies it to the host."""
-        if self.layout.partial or self.layout.cut_dims:
-            axis = min(self.layout.partial or self.layout.cut_dims)
-            move = "allreduce" if self.layout.partial else "allgather"
-            raise PlacementError(
-                f'item of {self.name or "x"} {self.layout}: the number is not here. Write  x.{move}("{axis}").item()'
-            )
-        number: Number = self.mesh.xp.item(self.local)
-        return number
-
     def numpy(self) -> Any:
         """The whole array as NumPy, on every rank. **Collective**: inside ``if rank == 0`` it hangs."""
         with tape.no_grad():
@@ -120,17 +102,6 @@ class Tensor:
             for axis in self.mesh.grid.axes:
                 x = x.allreduce(axis) if axis in x.layout.partial else x
         return self.mesh.xp.to_host(x.local)
-
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(
-            "a Tensor is no array: write x.numpy() for the whole (collective), x.local for my piece"
-        )
-
-    def __bool__(self) -> bool:
-        raise TypeError("the truth of a Tensor: write x.item() for a number that every rank has")
-
-    def __iter__(self) -> Any:
-        raise TypeError("a Tensor is not iterated over: write x[i], or x.split(1)")
 
     def detach(self) -> Tensor:
         """The same values, off the tape."""
@@ -205,32 +176,32 @@ class Tensor:
     def __add__(self, other: Tensor | Number) -> Tensor:
         if isinstance(other, Tensor):
             return apply(ops.add, self, other)
-        return apply(ops.add_number, self, number=_number(other))
+        return apply(ops.add_number, self, number=number(other))
 
     __radd__ = __add__
 
     def __sub__(self, other: Tensor | Number) -> Tensor:
         if isinstance(other, Tensor):
             return apply(ops.subtract, self, other)
-        return apply(ops.add_number, self, number=-_number(other))
+        return apply(ops.add_number, self, number=-number(other))
 
     def __rsub__(self, other: Number) -> Tensor:
-        return apply(ops.add_number, -self, number=_number(other))
+        return apply(ops.add_number, -self, number=number(other))
 
     def __mul__(self, other: Tensor | Number) -> Tensor:
         if isinstance(other, Tensor):
             return apply(ops.multiply, self, other)
-        return apply(ops.scale, self, by=_number(other))
+        return apply(ops.scale, self, by=number(other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Tensor | Number) -> Tensor:
         if isinstance(other, Tensor):
             return apply(ops.divide, self, other)
-        return apply(ops.scale, self, by=1 / _number(other))
+        return apply(ops.scale, self, by=1 / number(other))
 
     def __rtruediv__(self, other: Number) -> Tensor:
-        return apply(ops.reciprocal, self, number=_number(other))
+        return apply(ops.reciprocal, self, number=number(other))
 
     def __neg__(self) -> Tensor:
         return apply(ops.negative, self)
@@ -283,84 +254,63 @@ class Tensor:
     def silu(self) -> Tensor:
         return apply(ops.silu, self)
 
-    def softmax(self, dim: int = -1) -> Tensor:
-        """The dim must be whole."""
-        return apply(ops.softmax, self, dim=normalized(dim, self.ndim))
+    def abs(self) -> Tensor:
+        return apply(ops.absolute, self)
 
-    def sum(self, dim: int | Sequence[int] | None = None, *, keepdims: bool = False) -> Tensor:
-        """Partial on the axes that cut a summed dim."""
-        return apply(ops.sum_, self, dims=normalized_dims(dim, self.ndim), keepdims=keepdims)
+    def clip(self, low: Number | None = None, high: Number | None = None) -> Tensor:
+        """Between two numbers, either of which may be left out."""
+        if low is None and high is None:
+            raise ValueError("clip: give low=, high= or both")
+        low, high = (None if bound is None else number(bound) for bound in (low, high))
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"clip: low={low} is above high={high}")
+        return apply(ops.clip, self, low=low, high=high)
 
-    def mean(self, dim: int | Sequence[int] | None = None, *, keepdims: bool = False) -> Tensor:
-        """The sum divided by the global size; Partial on the axes that cut a dim."""
-        return apply(ops.mean, self, dims=normalized_dims(dim, self.ndim), keepdims=keepdims)
+    def isnan(self) -> Tensor:
+        return apply(ops.isnan, self)
 
-    def max(self, dim: int | Sequence[int] | None = None, *, keepdims: bool = False) -> Tensor:
-        """The dims must be whole."""
-        return apply(ops.max_, self, dims=normalized_dims(dim, self.ndim), keepdims=keepdims)
+    def isfinite(self) -> Tensor:
+        return apply(ops.isfinite, self)
 
-    # ---- shape and dtype --------------------------------------------------------------------------------
+    def clone(self) -> Tensor:
+        """The same in memory of its own; gradients pass."""
+        return apply(ops.clone, self)
 
-    def reshape(self, *shape: int) -> Tensor:
-        """A cut survives where every offset falls on a row of the result. One length may be -1."""
-        return apply(ops.reshape, self, shape=_completed(shape, self.shape))
+    # ---- comparison, logic, powers (operators.py) -------------------------------------------------------
 
-    def permute(self, *order: int) -> Tensor:
-        """The dims in another order."""
-        dims = tuple(normalized(dim, self.ndim) for dim in order)
-        if sorted(dims) != list(range(self.ndim)):
-            raise ValueError(f"permute{order} of a tensor of {self.ndim} dims: name each dim once")
-        return apply(ops.permute, self, order=dims)
+    __lt__, __le__ = operators.less, operators.less_equal
+    __gt__, __ge__ = operators.greater, operators.greater_equal
+    __eq__, __ne__ = operators.equal, operators.not_equal  # type: ignore[assignment]
+    __hash__ = object.__hash__
+    __and__, __or__ = operators.logical_and, operators.logical_or
+    __xor__, __invert__ = operators.logical_xor, operators.logical_not
+    __pow__, __rpow__, __abs__ = operators.power, operators.power_of, abs
 
-    def transpose(self, i: int, j: int) -> Tensor:
-        """Two dims exchanged."""
-        order = list(range(self.ndim))
-        i, j = normalized(i, self.ndim), normalized(j, self.ndim)
-        order[i], order[j] = j, i
-        return self.permute(*order)
+    # ---- over dims (reductions.py) ----------------------------------------------------------------------
 
-    def __getitem__(self, key: Any) -> Tensor:
-        """Slices and indices of whole dims; a dim that is cut may only be taken whole."""
-        return apply(ops.slice_, self, key=parsed_key(key, self.shape))
+    sum, mean = reductions.sum_, reductions.mean
+    max, min = reductions.max_, reductions.min_
+    any, all = reductions.any_, reductions.all_
+    argmax, argmin = reductions.argmax, reductions.argmin
+    var, cumsum = reductions.var, reductions.cumsum
+    softmax, log_softmax, logsumexp = reductions.softmax, reductions.log_softmax, reductions.logsumexp
 
-    def split(self, sizes: int | Sequence[int], dim: int = 0) -> list[Tensor]:
-        """Consecutive parts along a whole dim: of the given sizes, or of one size (the last may be shorter)."""
-        dim = normalized(dim, self.ndim)
-        length = self.shape[dim]
-        if isinstance(sizes, int):
-            sizes = [min(sizes, length - start) for start in range(0, length, sizes)]
-        if sum(sizes) != length:
-            raise ValueError(f"split: sizes {list(sizes)} of a dim of {length}")
-        parts, start = [], 0
-        for size in sizes:
-            parts.append(self[(*(slice(None),) * dim, slice(start, start + size))])
-            start += size
-        return parts
+    # ---- shape and dtype (shapes.py), elements (indexing.py) --------------------------------------------
 
-    def astype(self, dtype: DType) -> Tensor:
-        """The same values in another dtype; gradients stay as wide as they are."""
-        xp, source = self.mesh.xp, self.mesh.xp.widen(self.local).dtype
-        local = xp.cast(self.local, dtype)
-        return recorded(self, local, self.layout, "astype", (self,), (lambda g: xp.cast(g, source),))
+    reshape, expand = shapes.reshape, shapes.expand
+    permute, transpose = shapes.permute, shapes.transpose
+    squeeze, unsqueeze = shapes.squeeze, shapes.unsqueeze
+    split, flip, pad = shapes.split, shapes.flip, shapes.pad
+    astype = shapes.astype
+    __getitem__, __setitem__ = indexing.getitem, indexing.setitem
+    gather, scatter_add = indexing.gather, indexing.scatter_add
 
+    # ---- what Python, NumPy and other libraries ask (protocols.py) --------------------------------------
 
-def _number(value: Any) -> Number:
-    """A Python number, so that a NumPy scalar does not widen what it meets."""
-    if isinstance(value, Real):
-        return int(value) if isinstance(value, Integral) else float(value)
-    raise TypeError(
-        f"a Tensor and a {type(value).__name__} do not mix: write mp.tensor(value, mesh, …) with placements"
-    )
-
-
-def _completed(shape: tuple[int, ...], old: tuple[int, ...]) -> tuple[int, ...]:
-    """With -1 replaced. Raises ValueError where the number of elements differs."""
-    count = 1
-    for length in old:
-        count *= length
-    known = 1
-    for length in shape:
-        known *= 1 if length == -1 else length
-    if shape.count(-1) > 1 or (known and count % known) or (-1 not in shape and known != count):
-        raise ValueError(f"reshape of {old} to {shape}: the numbers of elements differ")
-    return tuple((count // known if known else 0) if length == -1 else length for length in shape)
+    item, __float__, __int__ = protocols.item, protocols.as_float, protocols.as_int
+    __repr__, __format__, __len__ = protocols.text, protocols.formatted, protocols.length
+    __copy__, __deepcopy__ = protocols.copied, protocols.deep_copied
+    __array_ufunc__ = None  # numpy_array * tensor must not loop over elements
+    __array__, __array_function__ = protocols.no_array, protocols.no_numpy_function
+    __bool__, __iter__, __contains__ = protocols.no_truth, protocols.no_iteration, protocols.no_search
+    __reduce_ex__ = protocols.no_pickle

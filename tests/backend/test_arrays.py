@@ -185,3 +185,23 @@ def test_square_sum_is_accumulated_in_float64(memory: str) -> None:
     extreme = np.array([1e-30, 1e30], np.float32)  # their squares are no float32
     assert xp.square_sum(extreme[:1]) == pytest.approx(1e-60, rel=1e-6)
     assert xp.square_sum(extreme) == pytest.approx(1e60, rel=1e-6)
+
+
+# ---- places, running sums --------------------------------------------------------------------------------------
+
+
+def test_argmax_takes_the_first_of_those_that_tie():
+    x = np.array([[1.0, 3.0, 3.0], [np.nan, 2.0, np.inf]])
+    assert xp.argmax(x, 1).tolist() == [1, 0]
+    assert xp.argmax(x, 0).dtype == np.int64
+    assert xp.argmax(np.zeros((0, 3)), 1).shape == (0,)
+
+
+def test_the_largest_of_nothing_in_every_kind_of_dtype():
+    found = {kind: xp.max(np.zeros((0,), kind)) for kind in ("float32", "int8", "uint8", "bool")}
+    assert found == {"float32": -np.inf, "int8": -128, "uint8": 0, "bool": False}
+
+
+def test_running_sums():
+    assert xp.cumsum(np.array([[1, 2], [3, 4]]), 0).tolist() == [[1, 2], [4, 6]]
+    assert xp.cumsum(np.array([[1, 2], [3, 4]]), 1).tolist() == [[1, 3], [3, 7]]

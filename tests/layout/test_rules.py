@@ -83,6 +83,19 @@ def test_a_broadcast_operand_is_whole_where_the_dim_that_it_lacks_is_cut():
         broadcast([x, Layout.make(GRID, (1, 4), {"dp": Shard(0), "tp": Shard(1)})], "all")
 
 
+def test_a_choice_is_linear_in_what_it_chooses_from():
+    whole_, owed = Layout.make(GRID, (5, 4), {}), Layout.make(GRID, (5, 4), {"dp": Partial()})
+    assert broadcast([whole_, owed, owed], "others") == owed
+    for operands, message in (
+        ([owed, owed, owed], r"\{0\} is Partial on axis 'dp', and the operation is not linear in it"),
+        ([owed, whole_, whole_], r"\{0\} is Partial"),
+        ([whole_, owed, whole_], r"\{1\} is Partial on axis 'dp', \{2\} is not"),
+        ([whole_, whole_, owed], r"\{2\} is Partial on axis 'dp', \{1\} is not"),
+    ):
+        with pytest.raises(Misfit, match=message):
+            broadcast(operands, "others")
+
+
 def test_what_an_operation_mixes_must_be_whole():
     x = Layout.make(GRID, (5, 4), {"dp": Shard(0)})
     assert whole(x, [1]) == x

@@ -12,6 +12,8 @@ from mpipar.testing import check_every_placement
 KEYS = [
     np.s_[1:4], np.s_[::2], np.s_[1:4, :2], np.s_[2], np.s_[-1], np.s_[:, 1], np.s_[..., -1], np.s_[2, ...], np.s_[...],
     np.s_[:], np.s_[4:2], np.s_[-3:], np.s_[1:100], np.s_[2, 1, 0], np.s_[..., 1:, 0], np.s_[::3, ..., ::2],
+    np.s_[::-1], np.s_[4:1:-2, ::-1], np.s_[1:3:-1], np.s_[-1:-9:-1], np.s_[None], np.s_[:, None, ..., None],
+    np.s_[0, None], np.s_[np.int64(2), np.int32(-1)],
 ]  # fmt: skip
 
 
@@ -33,11 +35,12 @@ def test_a_key_takes_what_it_takes_in_numpy(key, mesh):
     [
         (5, IndexError, r"x\[5\] of a dim of 5"),
         (np.s_[:, -4], IndexError, r"x\[-4\] of a dim of 3"),
-        (np.s_[::-1], IndexError, "the step must be positive"),
         (np.s_[..., ...], IndexError, "one ellipsis at most"),
         (np.s_[0, 0, 0, 0], IndexError, "4 indices for 3 dims"),
-        ([0, 1], TypeError, "list is no index; write integers and slices"),
-        (None, TypeError, "NoneType is no index"),
+        (np.s_[None, 0, 0, 0, 0], IndexError, "4 indices for 3 dims"),
+        (np.s_[::0], ValueError, "slice step cannot be zero"),
+        ([0, 1], TypeError, "list is no index; write integers and slices, or a Tensor of integers"),
+        (True, TypeError, "bool is no index"),
         (1.0, TypeError, "float is no index"),
     ],
 )

@@ -44,7 +44,7 @@ def item(x: Array) -> Any:
 
 
 def text(x: Array) -> str:
-    return np.array2string(x, precision=4, threshold=8, edgeitems=2)
+    return np.array2string(widen(x), precision=4, threshold=8, edgeitems=2)
 
 
 def cast(x: Array, dtype_: DType) -> Array:
@@ -116,8 +116,22 @@ def sum(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> 
 
 
 def max(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array:
-    lowest = -np.inf if is_floating(x) else np.iinfo(x.dtype).min
-    return np.max(x, None if dims is None else tuple(dims), keepdims=keepdims, initial=lowest)
+    return np.max(x, None if dims is None else tuple(dims), keepdims=keepdims, initial=lowest(x))
+
+
+def lowest(x: Array) -> Any:
+    """What a maximum over nothing is."""
+    if is_floating(x):
+        return -np.inf
+    return False if x.dtype == np.bool_ else np.iinfo(x.dtype).min
+
+
+def argmax(x: Array, dim: int) -> Array:
+    return np.argmax(x, dim)
+
+
+def cumsum(x: Array, dim: int) -> Array:
+    return np.cumsum(x, dim)
 
 
 def square_sum(x: Array) -> Array:
