@@ -195,7 +195,7 @@ class DoubleBackend:
     empty, zeros, full = computed(cpu.empty), computed(cpu.zeros), computed(cpu.full)
     arange, copy = computed(cpu.arange), computed(cpu.copy)
     concatenate, broadcast_to = computed(cpu.concatenate), computed(cpu.broadcast_to)
-    argmax, cumsum = computed(cpu.argmax), computed(cpu.cumsum)
+    addresses, argmax, cumsum = computed(cpu.addresses), computed(cpu.argmax), computed(cpu.cumsum)
     add_into, scale_into = computed(cpu.add_into), computed(cpu.scale_into)
     fill, copy_into = computed(cpu.fill), computed(cpu.copy_into)
 

@@ -57,6 +57,9 @@ class Backend(Protocol):
     def wire(self, x: Array) -> Any:
         """The bytes of a contiguous array as a flat buffer that MPI can read and write."""
 
+    def addresses(self, x: Array) -> tuple[int, int]:
+        """What the elements lie between in memory: the first byte, and the one after the last."""
+
     def concatenate(self, pieces: Sequence[Array], dim: int) -> Array: ...
     def broadcast_to(self, x: Array, shape: Shape) -> Array: ...
     def as_array(self, x: Any) -> Array:

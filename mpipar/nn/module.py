@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from mpipar.errors import PlacementError, UsageError
 from mpipar.log import WeightRow
-from mpipar.tensor import Tensor, tensor
+from mpipar.tensor import Tensor, no_grad, tensor
 
 
 class Module:
@@ -63,9 +63,9 @@ class Module:
         mine = self.named_parameters()
         _check_names(set(mine), set(state))
         found = {name: _as_tensor(state[name], parameter) for name, parameter in mine.items()}
-        for name, parameter in mine.items():
-            xp = parameter.mesh.xp
-            xp.copy_into(parameter.local, xp.cast(found[name].local, parameter.dtype))
+        with no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(found[name])
 
 
 def weight_rows(module: Module) -> list[WeightRow]:

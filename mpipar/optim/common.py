@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from mpipar.backend import Array
 from mpipar.errors import GraphError, UsageError
-from mpipar.tensor import Tensor
+from mpipar.tensor import Tensor, changes
 
 Decays: TypeAlias = Callable[[Tensor], bool]
 
@@ -40,4 +40,5 @@ def gradients(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Array]]:
             )
     for parameter in parameters:
         if parameter.leaf.value is not None:
+            changes.note(parameter.mesh.xp, parameter.local)  # the caller is about to
             yield parameter, parameter.leaf.value

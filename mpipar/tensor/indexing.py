@@ -23,7 +23,9 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
 
 def setitem(x: Tensor, key: Any, value: Any) -> NoReturn:
-    raise TypeError("a Tensor is not assigned to in part: write  x = mp.where(mask, value, x)")
+    raise TypeError(
+        "a Tensor is not assigned to in part: write  x = mp.where(mask, value, x),  or x.copy_(y) for all of it"
+    )
 
 
 def _taken(x: Tensor, parts: list[Any]) -> Tensor:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
-from itertools import count
 from typing import Any
 
 from mpipar.backend import Array, Backend
 from mpipar.errors import GraphError
 from mpipar.layout import Layout
 from mpipar.ops.base import Vjps
+from mpipar.tensor import changes
 
-_numbers = count()
 _recording = True
 
 
@@ -45,7 +44,7 @@ class Node:
     def __init__(
         self, name: str, operands: tuple[Node | Leaf | None, ...], vjps: Vjps, shape: tuple[int, ...]
     ) -> None:
-        self.name, self.operands, self.shape, self.number = name, operands, shape, next(_numbers)
+        self.name, self.operands, self.shape, self.number = name, operands, shape, next(changes.numbers)
         self.vjps: Vjps | None = vjps
 
 
@@ -116,6 +115,8 @@ def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
     order = [-root.number]
     while order:
         node, g, _ = pending.pop(-heappop(order))
+        if node.number < changes.latest:
+            changes.check(node, xp)
         for operand, gradient in zip(node.operands, _gradients(node, g), strict=True):
             if operand is None or gradient is None:
                 continue

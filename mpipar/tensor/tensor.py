@@ -9,7 +9,7 @@ from mpipar.backend import Array
 from mpipar.errors import GraphError, PlacementError
 from mpipar.layout import Layout, Partial, Placement, Replicate, Shard
 from mpipar.ops.base import normalized
-from mpipar.tensor import indexing, moves, operators, protocols, reductions, shapes, tape
+from mpipar.tensor import indexing, inplace, moves, operators, protocols, reductions, shapes, tape
 from mpipar.tensor.apply import apply
 from mpipar.tensor.operators import number
 
@@ -304,6 +304,11 @@ class Tensor:
     astype = shapes.astype
     __getitem__, __setitem__ = indexing.getitem, indexing.setitem
     gather, scatter_add = indexing.gather, indexing.scatter_add
+
+    # ---- in place (inplace.py) --------------------------------------------------------------------------
+
+    copy_, fill_, zero_ = inplace.copy_, inplace.fill_, inplace.zero_
+    add_, mul_ = inplace.add_, inplace.mul_
 
     # ---- what Python, NumPy and other libraries ask (protocols.py) --------------------------------------
 

@@ -187,7 +187,7 @@ def test_square_sum_is_accumulated_in_float64(memory: str) -> None:
     assert xp.square_sum(extreme) == pytest.approx(1e60, rel=1e-6)
 
 
-# ---- places, running sums --------------------------------------------------------------------------------------
+# ---- places, running sums, memory ------------------------------------------------------------------------------
 
 
 def test_argmax_takes_the_first_of_those_that_tie():
@@ -205,3 +205,15 @@ def test_the_largest_of_nothing_in_every_kind_of_dtype():
 def test_running_sums():
     assert xp.cumsum(np.array([[1, 2], [3, 4]]), 0).tolist() == [[1, 2], [4, 6]]
     assert xp.cumsum(np.array([[1, 2], [3, 4]]), 1).tolist() == [[1, 3], [3, 7]]
+
+
+def test_addresses_enclose_the_elements():
+    x = np.zeros((4, 6), "float32")
+    first, last = xp.addresses(x)
+    assert last - first == x.nbytes
+    assert xp.addresses(x[::-1]) == (first, last)
+    assert xp.addresses(x[1:2]) == (first + 24, first + 48)
+    assert xp.addresses(x[:, 1:].T) == (first + 4, last)
+    assert xp.addresses(x.view("int16")) == (first, last)
+    empty = xp.addresses(x[:0])
+    assert empty[0] == empty[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from mpipar.backend.numpy.arrays import (
     absolute,
     add_into,
+    addresses,
     arange,
     argmax,
     as_array,
@@ -70,11 +71,11 @@ from mpipar.backend.numpy.updates import adam, sgd
 name = "cpu"
 
 __all__ = [
-    "absolute", "adam", "add_into", "arange", "argmax", "as_array", "attention", "attention_vjp", "broadcast_to",
-    "cast", "concatenate", "contiguous", "copy", "copy_into", "cumsum", "dtype", "empty", "exp", "exp_sum", "fill",
-    "from_bytes", "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm",
-    "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows",
-    "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax", "softmax_minus_hot",
-    "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh", "text", "to_host",
-    "uniform", "where", "widen", "wire", "zeros",
+    "absolute", "adam", "add_into", "addresses", "arange", "argmax", "as_array", "attention", "attention_vjp",
+    "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into", "cumsum", "dtype", "empty", "exp",
+    "exp_sum", "fill", "from_bytes", "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask",
+    "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick",
+    "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax",
+    "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh",
+    "text", "to_host", "uniform", "where", "widen", "wire", "zeros",
 ]  # fmt: skip

@@ -87,6 +87,10 @@ def wire(x: Array) -> Any:
     return x.reshape(-1).view(np.uint8)
 
 
+def addresses(x: Array) -> tuple[int, int]:
+    return np.lib.array_utils.byte_bounds(x)
+
+
 def concatenate(pieces: Sequence[Array], dim: int) -> Array:
     return np.concatenate(pieces, dim)
 
