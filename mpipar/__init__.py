@@ -16,6 +16,7 @@ from mpipar.tensor import (
     dropout,
     einsum,
     embedding,
+    from_dlpack,
     from_local,
     full,
     layer_norm,
@@ -32,6 +33,7 @@ from mpipar.tensor import (
     stack,
     swiglu,
     tensor,
+    to_dlpack,
     uniform,
     where,
     zeros,
@@ -41,7 +43,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate", "Shard", "Tensor",
-    "UsageError", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_local", "full",
-    "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn", "repeat_interleave",
-    "rms_norm", "rotary", "stack", "swiglu", "tensor", "uniform", "where", "zeros",
+    "UsageError", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_dlpack",
+    "from_local", "full", "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn",
+    "repeat_interleave", "rms_norm", "rotary", "stack", "swiglu", "tensor", "to_dlpack", "uniform", "where",
+    "zeros",
 ]  # fmt: skip

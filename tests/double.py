@@ -61,6 +61,7 @@ class DeviceArray:
     size = property(lambda self: self._host.size)
     dtype = property(lambda self: self._host.dtype)
     nbytes = property(lambda self: self._host.nbytes)
+    __dlpack_device__ = property(lambda self: self._host.__dlpack_device__)
     T = property(lambda self: DeviceArray(self._host.T))
 
     def reshape(self, *shape: Any) -> DeviceArray:
@@ -184,6 +185,13 @@ class DoubleBackend:
         if not x._host.flags.c_contiguous:
             raise TypeError("wire of an array that is not contiguous: MPI would write into a copy of it")
         return x._host.reshape(-1).view(np.uint8)
+
+    def to_dlpack(self, x: DeviceArray, **asked: Any) -> Any:
+        """Another library of the same device: no copy."""
+        return cpu.to_dlpack(x._host, **asked)
+
+    def from_dlpack(self, source: Any) -> DeviceArray:
+        return DeviceArray(cpu.from_dlpack(source))
 
     def as_array(self, x: Any) -> DeviceArray:
         if not isinstance(x, DeviceArray):

@@ -1,7 +1,7 @@
 """What an array library must offer to carry mpipar: the names that everything above uses as `xp`.
 
 Arrays carry their own operators (arithmetic with **, comparison, and & | ^ ~ of booleans), `shape`, `ndim`, `size`,
-`nbytes`, `dtype`, `reshape`, `transpose`, `swapaxes`, indexing with whole numbers and slices (of
+`nbytes`, `dtype`, `reshape`, `transpose`, `swapaxes`, `__dlpack_device__`, indexing with whole numbers and slices (of
 negative steps too), and in-place updates of the arrays that a function made itself. All else goes through these
 names. No function copies between host and device but `from_host`, `from_bytes`, `to_host`, `item` and `text`.
 Functions never change their arguments, except those whose name or text says so.
@@ -59,6 +59,12 @@ class Backend(Protocol):
 
     def addresses(self, x: Array) -> tuple[int, int]:
         """What the elements lie between in memory: the first byte, and the one after the last."""
+
+    def to_dlpack(self, x: Array, **asked: Any) -> Any:
+        """A DLPack capsule of the array's own memory; `asked` is what ``__dlpack__`` was asked for."""
+
+    def from_dlpack(self, source: Any) -> Array:
+        """The array that shares the memory of anything with ``__dlpack__`` on this device. BufferError on another."""
 
     def concatenate(self, pieces: Sequence[Array], dim: int) -> Array: ...
     def broadcast_to(self, x: Array, shape: Shape) -> Array: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpipar.tensor.create import (
     arange,
+    from_dlpack,
     from_local,
     full,
     normal,
@@ -11,6 +12,7 @@ from mpipar.tensor.create import (
     parameter,
     randn,
     tensor,
+    to_dlpack,
     uniform,
     zeros,
 )
@@ -34,7 +36,8 @@ from mpipar.tensor.tape import no_grad
 from mpipar.tensor.tensor import Tensor
 
 __all__ = [
-    "Tensor", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_local", "full",
-    "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn", "repeat_interleave",
-    "rms_norm", "rotary", "stack", "swiglu", "tensor", "uniform", "where", "zeros",
+    "Tensor", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_dlpack", "from_local",
+    "full", "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn",
+    "repeat_interleave", "rms_norm", "rotary", "stack", "swiglu", "tensor", "to_dlpack", "uniform", "where",
+    "zeros",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from mpipar.backend import Array, DType
 from mpipar.errors import PlacementError
-from mpipar.layout import Layout, Misfit, Placement
+from mpipar.layout import Layout, Misfit, Placement, Shard
 from mpipar.mesh import Mesh
 from mpipar.random import key
 from mpipar.tensor.tape import Leaf
@@ -59,6 +59,45 @@ def from_local(
             f"from_local: {name or 'x'} {layout} has a piece of {wanted} on rank {mesh.rank}, not {tuple(piece.shape)}"
         )
     return _made(piece, mesh, layout, name, requires_grad)
+
+
+def from_dlpack(
+    piece: Any, mesh: Mesh, shape: Shape | None = None, *, requires_grad: bool = False, name: str = "",
+    **placements: Placement,
+) -> Tensor:  # fmt: skip
+    """From the piece that this rank has in another library (anything with ``__dlpack__``), without a copy.
+
+    `shape` is global and may be left out where no dim is cut. Both see what either writes: an in-place change on the
+    other side is unknown to the tape. BufferError where the array is on another device.
+    """
+    if not hasattr(piece, "__dlpack__"):
+        raise TypeError(
+            f"from_dlpack: a {type(piece).__name__} has no __dlpack__: write  mp.tensor(value, mesh, …)"
+        )
+    try:
+        local = mesh.xp.from_dlpack(piece)
+    except (BufferError, RuntimeError) as error:
+        kind, number = piece.__dlpack_device__()
+        raise BufferError(
+            f"from_dlpack: a {type(piece).__name__} on DLPack's device {int(kind)}:{number}, and the arrays of this "
+            f"mesh are on {mesh.xp.name!r}: {error}"
+        ) from None
+    if shape is None and any(isinstance(placement, Shard) for placement in placements.values()):
+        raise PlacementError(
+            f"from_dlpack: {tuple(local.shape)} is the piece of this rank; write  from_dlpack(piece, mesh, shape, …)  "
+            "with the global shape"
+        )
+    if requires_grad and mesh.xp.addresses(mesh.xp.contiguous(local)) != mesh.xp.addresses(local):
+        raise ValueError(
+            "from_dlpack: a leaf that requires a gradient lies in C order; write  mp.from_local(copy, …)"
+        )
+    whole = tuple(local.shape) if shape is None else shape
+    return from_local(local, mesh, whole, requires_grad=requires_grad, name=name, **placements)
+
+
+def to_dlpack(x: Tensor) -> Any:
+    """A DLPack capsule of my piece, in the same memory; ``torch.from_dlpack(x)`` and its like ask for it themselves."""
+    return x.__dlpack__()
 
 
 def full(

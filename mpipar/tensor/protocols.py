@@ -102,3 +102,19 @@ def deep_copied(x: Tensor, memo: Any) -> Tensor:
     local = x.mesh.xp.copy(x.local)
     leaf = tape.Leaf(x.mesh.xp, x.layout.dual, x.name, tuple(local.shape)) if x.requires_grad else None
     return type(x)(local, x.mesh, x.layout, name=x.name, node=leaf)
+
+
+def dlpack(x: Tensor, **asked: Any) -> Any:
+    """My piece for another library, in the same memory. Raises BufferError where a gradient is required."""
+    if x.requires_grad:
+        raise BufferError(
+            f"DLPack of {x.name or 'x'} {x.layout}, which requires a gradient: who shares its memory may change it "
+            "unseen by the tape. Write  x.detach()"
+        )
+    return x.mesh.xp.to_dlpack(x.local, **asked)
+
+
+def dlpack_device(x: Tensor) -> tuple[int, int]:
+    """The kind of device and its number, as DLPack counts them."""
+    device: tuple[int, int] = x.local.__dlpack_device__()
+    return device

@@ -315,6 +315,7 @@ class Tensor:
     item, __float__, __int__ = protocols.item, protocols.as_float, protocols.as_int
     __repr__, __format__, __len__ = protocols.text, protocols.formatted, protocols.length
     __copy__, __deepcopy__ = protocols.copied, protocols.deep_copied
+    __dlpack__, __dlpack_device__ = protocols.dlpack, protocols.dlpack_device
     __array_ufunc__ = None  # numpy_array * tensor must not loop over elements
     __array__, __array_function__ = protocols.no_array, protocols.no_numpy_function
     __bool__, __iter__, __contains__ = protocols.no_truth, protocols.no_iteration, protocols.no_search

@@ -217,3 +217,22 @@ def test_addresses_enclose_the_elements():
     assert xp.addresses(x.view("int16")) == (first, last)
     empty = xp.addresses(x[:0])
     assert empty[0] == empty[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_dlpack_leads_back_to_the_same_memory(dtype):
+    class Handed:
+        def __init__(self, x):
+            self.x = x
+
+        def __dlpack__(self, **asked):
+            return xp.to_dlpack(self.x, **asked)
+
+        def __dlpack_device__(self):
+            return self.x.__dlpack_device__()
+
+    x = xp.zeros((2, 3), dtype).T
+    y = xp.from_dlpack(Handed(x))
+    assert y.dtype == x.dtype
+    assert xp.addresses(y) == xp.addresses(x)
+    assert y.strides == x.strides

@@ -47,6 +47,7 @@ from mpipar.backend.numpy.arrays import (
 )
 from mpipar.backend.numpy.attend import attention, attention_vjp
 from mpipar.backend.numpy.bits import keep_mask, normal, uniform
+from mpipar.backend.numpy.exchange import from_dlpack, to_dlpack
 from mpipar.backend.numpy.kernels import (
     exp_sum,
     gelu,
@@ -73,9 +74,9 @@ name = "cpu"
 __all__ = [
     "absolute", "adam", "add_into", "addresses", "arange", "argmax", "as_array", "attention", "attention_vjp",
     "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into", "cumsum", "dtype", "empty", "exp",
-    "exp_sum", "fill", "from_bytes", "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask",
-    "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick",
-    "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax",
+    "exp_sum", "fill", "from_bytes", "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item",
+    "keep_mask", "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name", "normal",
+    "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax",
     "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh",
-    "text", "to_host", "uniform", "where", "widen", "wire", "zeros",
+    "text", "to_dlpack", "to_host", "uniform", "where", "widen", "wire", "zeros",
 ]  # fmt: skip
