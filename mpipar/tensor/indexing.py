@@ -6,8 +6,12 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpipar import ops
+from mpipar.errors import PlacementError
+from mpipar.layout import Partial
+from mpipar.layout.layout import Fix
 from mpipar.ops.base import normalized
 from mpipar.ops.shape import Key
+from mpipar.tensor.advice import advice
 from mpipar.tensor.apply import apply
 
 if TYPE_CHECKING:
@@ -56,7 +60,15 @@ def scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     _check_ndim("scatter_add", x, index)
     _check_ndim("scatter_add", x, source)
     dim = normalized(dim, x.ndim)
-    return x + apply(ops.scatter, source, integers("scatter_add", index), dim=dim, length=x.shape[dim])
+    added = apply(ops.scatter, source, integers("scatter_add", index), dim=dim, length=x.shape[dim])
+    for axis in sorted(added.layout.partial - x.layout.partial):
+        known = x.name or "x"
+        raise PlacementError(
+            f"scatter_add: {known!r} {x.layout}\n"
+            f"  what is added is Partial on axis {axis!r}, {known!r} is not: it would be added once on each rank.\n"
+            f"  Write  {advice(x, known, Fix(0, axis, Partial()))}"
+        )
+    return x + added
 
 
 def integers(name: str, index: Tensor) -> Tensor:

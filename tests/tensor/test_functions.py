@@ -203,6 +203,17 @@ def test_scatter_add_adds_what_gather_takes(axes, make_mesh):
     assert check_every_placement(lambda x, i, y: x.scatter_add(0, i, y), x, ids, y) > 1
 
 
+def test_what_scatter_add_owes_the_target_must_owe_too(mesh):
+    x, y = mp.zeros((5, 3), mesh, name="x"), mp.ones((4, 3), mesh, tp=Shard(0))
+    ids = mp.zeros((4, 3), mesh, dtype="int64", tp=Shard(0))
+    message = r"what is added is Partial on axis 'tp'(.|\n)*Write  x.redistribute\(tp=Partial\(\)\)"
+    with pytest.raises(PlacementError, match=message):
+        x.scatter_add(0, ids, y)
+    found = x.redistribute(tp=Partial()).scatter_add(0, ids, y)
+    assert found.placements["tp"] == Partial()
+    assert found.numpy()[0].tolist() == [4, 4, 4]
+
+
 def test_rows_by_index_are_numpys(mesh):
     values = RNG.standard_normal((5, 3, 2))
     x = mp.tensor(values, mesh)
