@@ -21,7 +21,7 @@ from mpipar.ops import Context
 from mpipar.ops.base import Vjps
 from mpipar.optim import clip_grad_norm
 from mpipar.parallel import sync
-from mpipar.tensor import Tensor
+from mpipar.tensor import Tensor, changes
 from mpipar.tensor.moves import TABLE
 
 Row = tuple[type[Placement], type[Placement]]
@@ -143,6 +143,11 @@ def count_every_copy() -> None:
     mpipar.optim.clip_grad_norm = clip
 
 
+def note_no_change() -> None:
+    """Backward does not hear of what was changed in place."""
+    changes.note = lambda xp, x: None
+
+
 MOVES = ("tensor/test_moves.py", "every_move")
 MUTANTS = {
     "a sum is kept on the first rank": Mutant(swap_rows((Partial, Replicate), (Replicate, Partial)), *MOVES),
@@ -156,6 +161,7 @@ MUTANTS = {
     "rotary positions by the local index": Mutant(turn_by_local_position, "ops/test_rotary.py"),
     "heads of keys repeated as a whole": Mutant(repeat_the_whole, "nn/test_layers.py", "Grouped"),
     "clipping counts every copy": Mutant(count_every_copy, "optim/test_clip.py"),
+    "a change in place goes unseen": Mutant(note_no_change, "tensor/test_inplace.py", "between"),
 }
 
 
