@@ -50,8 +50,7 @@ __all__ = [
     "equal", "equal_to_number", "exp", "expand", "gather", "gelu", "greater_than_number", "isfinite", "isnan",
     "layer_norm", "less", "less_equal", "less_than_number", "log", "log_softmax", "logical_and", "logical_not",
     "logical_or", "logical_xor", "logsumexp", "matmul", "max_", "maximum", "mean", "min_", "minimum", "multiply",
-    "negative", "not_equal", "op", "other_than_number", "pad", "permute", "power", "reciprocal", "relu", "repeat_interleave",
-    "reshape", "rms_norm", "rotary",
-    "scale", "scatter", "sigmoid", "silu", "slice_", "softmax", "sqrt", "square", "stack", "subtract", "sum_", "swiglu", "take",
-    "tanh", "var", "where",
+    "negative", "not_equal", "op", "other_than_number", "pad", "permute", "power", "reciprocal", "relu",
+    "repeat_interleave", "reshape", "rms_norm", "rotary", "scale", "scatter", "sigmoid", "silu", "slice_",
+    "softmax", "sqrt", "square", "stack", "subtract", "sum_", "swiglu", "take", "tanh", "var", "where",
 ]  # fmt: skip
