@@ -182,10 +182,16 @@ def test_messages(
 
 @alike
 @given(shape=st.lists(lengths, max_size=3).map(tuple), dtype=dtypes, turned=st.booleans(), root=roots)
-def test_broadcast_and_fetch(comm: Comm, shape: tuple[int, ...], dtype: str, turned: bool, root: int) -> None:
+def test_broadcast(comm: Comm, shape: tuple[int, ...], dtype: str, turned: bool, root: int) -> None:
     arrays = everyone(lambda rank: shape, dtype, turned)
     agree(comm, comm.broadcast(arrays[RANK], root), arrays[root])
     agree(comm, comm.ibroadcast(arrays[RANK], root).wait(), arrays[root])
+
+
+@settings(alike, max_examples=6)  # to open a window takes Open MPI up to a second
+@given(shape=st.lists(lengths, max_size=3).map(tuple), dtype=dtypes, turned=st.booleans(), root=roots)
+def test_fetch(comm: Comm, shape: tuple[int, ...], dtype: str, turned: bool, root: int) -> None:
+    arrays = everyone(lambda rank: shape, dtype, turned)
     with comm.expose(arrays[RANK]) as window:
         agree(comm, window.fetch(root), arrays[root])
         if shape:
