@@ -25,3 +25,7 @@ class CommError(RuntimeError):
 
 class GraphError(RuntimeError):
     """A backward pass that the tape cannot run: freed already, not a scalar, or after sync."""
+
+
+class OutOfMemoryError(UsageError, MemoryError):
+    """The memory of a GPU is full: what was asked for, what is free, what to lower."""

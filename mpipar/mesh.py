@@ -7,17 +7,19 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from mpipar import backend
+from mpipar.backend import Backend
 from mpipar.comm import Comm, Ledger
 from mpipar.config.axes import AXES, parse_axes
 from mpipar.errors import UsageError
 from mpipar.job import among, world
+from mpipar.job.device import choose
 from mpipar.layout.layout import Grid
 
 __all__ = ["Mesh"]
 
 RESERVED = {  # the other arguments of what takes placements by axis name
-    "name", "mesh", "shape", "dtype", "seed", "std", "requires_grad", "ranks", "device", "low", "high",
+    "name", "mesh", "shape", "dtype", "seed", "std", "requires_grad", "ranks", "device",
+    "ranks_per_gpu", "low", "high",
 }  # fmt: skip
 
 
@@ -26,7 +28,8 @@ class Mesh:
 
     The axes dp, pp, cp, tp and ep always exist, with size 1 where they are not named; other names may be added.
     `ranks` takes some of the ranks of the job, and then only those call: ``Mesh(ranks=[r])`` is the mesh of one
-    that a parallel program compares itself with.
+    that a parallel program compares itself with. `device` is "cpu" (where none is named), "gpu" for a card on each
+    rank, or "auto" for a card where every rank has one; `ranks_per_gpu` ranks may share a card.
 
     >>> mesh = Mesh(ranks=[0], tp=1)
     >>> mesh.size, mesh["tp"].size, mesh.shape["dp"]
@@ -34,13 +37,18 @@ class Mesh:
     """
 
     def __init__(
-        self, *, ranks: Sequence[int] | None = None, device: str | backend.Backend = "cpu", **axes: int
+        self,
+        *,
+        ranks: Sequence[int] | None = None,
+        device: str | Backend | None = None,
+        ranks_per_gpu: int = 1,
+        **axes: int,
     ) -> None:
-        self.xp = backend.get(device)
         self.ledger = Ledger()
         job = world()
         self._ranks = tuple(range(job.size) if ranks is None else ranks)  # of the job, by their rank here
         _check(axes, self._ranks, job)
+        self.xp = choose(device, self._ranks, ranks_per_gpu).xp
         self.rank, self.size = self._ranks.index(job.rank), len(self._ranks)
         self.grid = _grid(axes)
         self.shape = dict(zip(self.grid.axes, self.grid.sizes, strict=True))
@@ -50,7 +58,7 @@ class Mesh:
         self.plans: dict[tuple[Any, ...], Any] = {}  # what `tensor.apply` keeps of operations on this mesh
 
     @classmethod
-    def parse(cls, text: str, *, device: str | backend.Backend = "cpu") -> Mesh:
+    def parse(cls, text: str, *, device: str | Backend | None = None) -> Mesh:
         """The mesh of a command line: ``Mesh.parse("dp=2,tp=2")``; "" puts all ranks on dp."""
         axes: dict[str, Any] = parse_axes(text) or {"dp": world().size}
         return cls(device=device, **axes)

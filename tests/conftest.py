@@ -11,19 +11,21 @@ import pytest
 from double import DoubleBackend
 
 from mpipar import Mesh
-from mpipar.backend import Backend
+from mpipar.backend import Backend, cpu
+from mpipar.job.device import choose
 
 hypothesis.settings.register_profile(
     "ranks", derandomize=True, database=None, deadline=None
 )  # alike on all ranks
 hypothesis.settings.load_profile("ranks")
 
-DEVICES: dict[str, str | Backend] = {"cpu": "cpu", "double": DoubleBackend()}
+HOME = choose(None).xp  # of MPIPAR_TEST_DEVICE
+DEVICES: dict[str, Backend] = {"cpu": cpu(), HOME.name: HOME, "double": DoubleBackend()}
 
 
-@pytest.fixture(params=list(DEVICES))
+@pytest.fixture(params=["cpu", "double"] if HOME.name == "cpu" else [HOME.name])
 def device(request: pytest.FixtureRequest) -> str:
-    """A device by name: the CPU, and the double that refuses to be copied in silence."""
+    """A device by name: the CPU, and the double that refuses to be copied in silence; or a card alone."""
     name: str = request.param
     return name
 

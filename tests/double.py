@@ -142,19 +142,83 @@ def computed(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel of the NumPy backend, run on the private arrays."""
 
     def run(self: DoubleBackend, *args: Any, **kwargs: Any) -> Any:
+        self.device.busy = True
         named = {name: unwrapped(value) for name, value in kwargs.items()}
         return wrapped(kernel(*map(unwrapped, args), **named))
 
     return run
 
 
+class DeviceBytes:
+    """The memory of an array as the device knows it: no MPI of the host reads it."""
+
+    __slots__ = ("host",)
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __getitem__(self, key: slice) -> DeviceBytes:
+        return DeviceBytes(self.host[key])
+
+    def __setitem__(self, key: slice, value: DeviceBytes) -> None:
+        self.host[key] = value.host
+
+    __array__, __buffer__ = refused("np.array"), refused("a buffer")
+
+
+class SharedMemory(np.ndarray):
+    """The memory of an array as a GPU-aware MPI knows it. MPI can read it; a test can tell it from the host's."""
+
+
+class DoubleDevice:
+    """Its copies are made late, when it is waited for, as a stream's may be: what did not wait finds no numbers."""
+
+    def __init__(self, copies: Counter[str], gpu_aware: bool) -> None:
+        self.copies, self.gpu_aware = copies, gpu_aware
+        self.asked: list[tuple[Any, Any]] = []  # host buffers, and what they will hold
+        self.sent: list[tuple[Any, Any]] = []  # host buffers on their way to the device, and what they held
+        self.busy = False  # whether anything was computed since somebody waited
+
+    def synchronize(self) -> None:
+        self.look_at_sent()
+        self.busy, asked, self.asked = False, self.asked, []
+        for host, numbers in asked:
+            host[:] = numbers
+
+    def look_at_sent(self) -> None:
+        sent, self.sent = self.sent, []
+        if any(host.tobytes() != before.tobytes() for host, before in sent):
+            raise AssertionError("a host buffer was written to while it was being copied to the device")
+
+    def host_buffer(self, size: int) -> Any:
+        return np.full(size, 0xA5, np.uint8)
+
+    def download(self, wire: DeviceBytes, host: Any) -> None:
+        self.copies["download"] += 1
+        self.look_at_sent()  # a copy that was asked for before comes before
+        self.asked.append((host, wire.host.copy()))
+        host[:] = 0xA5
+
+    def upload(self, host: Any, wire: DeviceBytes) -> None:
+        self.copies["upload"] += 1
+        wire.host[:] = host
+        self.sent.append((host, host.copy()))
+
+
 class DoubleBackend:
-    """The contract of `mpipar.backend.base.Backend`, name by name. `copies` counts what crossed the border, by name."""
+    """The contract of `mpipar.backend.base.Backend`, name by name. `copies` counts what crossed the border, by name.
+
+    With `gpu_aware`, MPI is taken to read the memory of the device.
+    """
 
     name = "double"
 
-    def __init__(self) -> None:
+    def __init__(self, gpu_aware: bool = False) -> None:
         self.copies: Counter[str] = Counter()
+        self.device = DoubleDevice(self.copies, gpu_aware)
 
     def from_host(self, value: Any, dtype: DType | None = None) -> DeviceArray:
         self.copies["from_host"] += 1
@@ -181,10 +245,11 @@ class DoubleBackend:
         return str(x._host)
 
     def wire(self, x: DeviceArray) -> Any:
-        """An MPI that knows the device reads and writes its memory: no copy. Only of contiguous arrays."""
+        """The memory itself: no copy. Only of contiguous arrays."""
         if not x._host.flags.c_contiguous:
             raise TypeError("wire of an array that is not contiguous: MPI would write into a copy of it")
-        return x._host.reshape(-1).view(np.uint8)
+        flat = x._host.reshape(-1).view(np.uint8)
+        return flat.view(SharedMemory) if self.device.gpu_aware else DeviceBytes(flat)
 
     def to_dlpack(self, x: DeviceArray, **asked: Any) -> Any:
         """Another library of the same device: no copy."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpipar.job import world
+from mpipar.job.device import choose
 
 ONE_AXIS: dict[str, int] = {"tp": world().size}
 TWO_AXES: list[dict[str, int]] = [
@@ -20,13 +21,15 @@ def grid_name(axes: dict[str, int]) -> str:
 
 two_axes = pytest.mark.parametrize("axes", TWO_AXES, ids=grid_name)
 all_grids = pytest.mark.parametrize("axes", GRIDS, ids=grid_name)
-cpu_alone = pytest.mark.parametrize("device", ["cpu"], indirect=True)
+HOME = choose(None).xp.name  # the CPU, or a card: MPIPAR_TEST_DEVICE
+cpu_alone = pytest.mark.parametrize("device", ["cpu"], indirect=True)  # wherever the suite runs
+one_device = pytest.mark.parametrize("device", [HOME], indirect=True)  # not the double
 # for what takes long: how ranks are arranged is no matter of the device
 devices_and_grids = pytest.mark.parametrize(
     ("device", "axes"),
     [
         pytest.param(device, axes, id=f"{device}-{grid_name(axes)}")
-        for device, grids in (("cpu", GRIDS), ("double", [ONE_AXIS, MIXED]))
+        for device, grids in ((HOME, GRIDS), *([("double", [ONE_AXIS, MIXED])] if HOME == "cpu" else []))
         for axes in grids
     ],
     indirect=["device"],

@@ -1,5 +1,8 @@
 """A training step copies nothing between host and device from the batch going in to the metrics coming out.
 
+But for MPI: one that is not GPU-aware gets what it reads by a copy for each step of a collective, and what it fills
+goes back by another.
+
 The steps run on the double of a device (double.py), which counts copies and raises a TypeError on a silent one: its
 traceback shows the line that would copy on a GPU. A wrong count names what was copied.
 """
@@ -7,8 +10,9 @@ traceback shows the line that would copy on a GPU. A wrong count names what was 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,8 @@ from double import DoubleBackend
 
 from mpipar import Mesh, no_grad, ops
 from mpipar.backend import Backend
+from mpipar.comm import Call
+from mpipar.comm.scheme import SMALL
 from mpipar.data import Batches, Corpus, TextBatches
 from mpipar.job import world
 from mpipar.models import GPT, GPTConfig, sample
@@ -47,13 +53,13 @@ styles = pytest.mark.parametrize("style", STYLES)
 
 
 @cache
-def double_mesh(dp: int, tp: int) -> Mesh:
-    return Mesh(device=DoubleBackend(), dp=dp, tp=tp)
+def double_mesh(dp: int, tp: int, gpu_aware: bool = False) -> Mesh:
+    return Mesh(device=DoubleBackend(gpu_aware), dp=dp, tp=tp)
 
 
 @cache
 def cpu_mesh(dp: int, tp: int) -> Mesh:
-    return Mesh(dp=dp, tp=tp)
+    return Mesh(device="cpu", dp=dp, tp=tp)
 
 
 class Run:
@@ -107,8 +113,15 @@ def test_with_every_optimizer(optimizer: str) -> None:
     check_steps(optimizer, *MIXED)
 
 
-def check_steps(optimizer: str, dp: int, tp: int, sequence: bool, style: str = "gpt2") -> None:
-    mesh = double_mesh(dp, tp)
+@layouts
+def test_a_gpu_aware_mpi_costs_no_copy(dp: int, tp: int, sequence: bool) -> None:
+    check_steps("adamw", dp, tp, sequence, gpu_aware=True)
+
+
+def check_steps(
+    optimizer: str, dp: int, tp: int, sequence: bool, style: str = "gpt2", gpu_aware: bool = False
+) -> None:
+    mesh = double_mesh(dp, tp, gpu_aware)
     before = copies(mesh)
     run = Run(mesh, optimizer, sequence, style=style)
     assert copies(mesh) == before, "making the model copied"
@@ -117,10 +130,32 @@ def check_steps(optimizer: str, dp: int, tp: int, sequence: bool, style: str = "
         parts = list(run.batches.training(step))
         after_batch = copies(mesh)
         assert after_batch - before == {"from_bytes": -(-BATCH // (MICRO * dp))}
-        loss, norm = run.step(parts, step)
-        assert copies(mesh) == after_batch, "the step copied"
+        with mesh.ledger.record() as calls:
+            loss, norm = run.step(parts, step)
+        assert copies(mesh) - after_batch == staged(mesh, calls), "the step copied"
+        after_step = copies(mesh)
         stop_unless_finite(step, loss.item(), norm.item(), run.model.parameters())
-        assert copies(mesh) - after_batch == {"item": 2}
+        assert copies(mesh) - after_step == {"item": 2}
+
+
+def staged(mesh: Mesh, calls: Sequence[Call]) -> Counter[str]:
+    """The copies that these collectives cost: none on one rank, and with a GPU-aware MPI."""
+    assert mesh.xp.device is not None
+    steps = (
+        0 if mesh.xp.device.gpu_aware else sum(steps_of(call, ranks_of(mesh, call.label)) for call in calls)
+    )
+    return +Counter(download=steps, upload=steps)
+
+
+def ranks_of(mesh: Mesh, label: str) -> int:
+    return mesh.size if label == "mesh" else prod(mesh.shape[axis] for axis in label.split(","))
+
+
+def steps_of(call: Call, ranks: int) -> int:
+    """A large allreduce is an alltoall and an allgather; all else that a step does is one exchange."""
+    if ranks == 1:
+        return 0
+    return 2 if call.operation == "allreduce" and call.bytes * ranks > SMALL else 1
 
 
 @layouts
@@ -130,11 +165,14 @@ def test_evaluation_and_sampling_copy_at_their_borders_only(dp: int, tp: int, se
     run.model.eval()
     part = next(iter(run.batches.validation(1)))
     before = copies(mesh)
-    with no_grad():
+    with no_grad(), mesh.ledger.record() as calls:
         run.model.loss(part.tokens, part.targets).allreduce("dp", "tp")
-    assert copies(mesh) == before
-    sample(run.model, b"ab", 3)
-    assert copies(mesh) - before == {"from_host": 3, "to_host": 3}, "tokens in, logits out"
+    assert copies(mesh) - before == staged(mesh, calls)
+    before = copies(mesh)
+    with mesh.ledger.record() as calls:
+        sample(run.model, b"ab", 3)
+    borders = Counter(from_host=3, to_host=3)  # tokens in, logits out
+    assert copies(mesh) - before == borders + staged(mesh, calls)
 
 
 @styles

@@ -36,7 +36,7 @@ def members(comm: Comm, number: int) -> list[int]:
 
 @grids
 def test_the_last_axis_varies_fastest(axes: dict[str, int]) -> None:
-    mesh = Mesh(**axes)
+    mesh = Mesh(**axes, device="cpu")
     every = list(product(*(range(size) for size in axes.values())))
     assert (mesh.rank, mesh.size) == (RANK, SIZE)
     assert mesh.coords[:3] == every[RANK]
@@ -46,7 +46,7 @@ def test_the_last_axis_varies_fastest(axes: dict[str, int]) -> None:
 
 @grids
 def test_the_order_in_which_axes_are_written_is_the_order_of_the_ranks(axes: dict[str, int]) -> None:
-    mesh = Mesh(**dict(reversed(axes.items())))
+    mesh = Mesh(**dict(reversed(axes.items())), device="cpu")
     sizes = list(reversed(axes.values()))
     assert tuple(mesh[axis].rank for axis in reversed(axes)) == np.unravel_index(RANK, sizes)
 
@@ -59,7 +59,7 @@ def test_a_communicator_joins_the_ranks_that_differ_on_its_axes_only(
     axes: dict[str, int], names: tuple[str, ...]
 ) -> None:
     """In the order of the axes as they are named, the last one fastest."""
-    mesh = Mesh(**axes)
+    mesh = Mesh(**axes, device="cpu")
     grid = np.arange(SIZE).reshape(*axes.values(), 1)
     mine = [np.argwhere(grid == RANK)[0][place] for place in range(4)]
     places = [[*axes, "cp"].index(name) for name in names]
@@ -90,9 +90,9 @@ def test_the_device_is_that_of_all_its_communicators() -> None:
     xp = DoubleBackend()
     mesh = Mesh(device=xp, tp=SIZE)
     assert mesh.xp is mesh.world.xp is mesh["tp"].xp is mesh["dp"].xp is xp
-    assert Mesh(tp=SIZE).xp is cpu
-    with pytest.raises(ValueError, match="device 'gpu' is not known"):
-        Mesh(device="gpu", tp=SIZE)
+    assert Mesh(tp=SIZE, device="cpu").xp is cpu
+    with pytest.raises(UsageError, match="device 'tpu' is not known; write device='auto', 'cpu' or 'gpu'"):
+        Mesh(device="tpu", tp=SIZE)
 
 
 # ---- some of the ranks ------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_the_device_is_that_of_all_its_communicators() -> None:
 
 def test_a_mesh_of_one_needs_no_other_rank() -> None:
     """The serial reference inside a parallel test: each rank makes its own, at its own time, or alone."""
-    mesh = Mesh(ranks=[RANK])
+    mesh = Mesh(ranks=[RANK], device="cpu")
     assert (mesh.rank, mesh.size, mesh.world.size, set(mesh.shape.values())) == (0, 1, 1, {1})
     assert members(mesh["tp"], RANK) == [RANK]
     if RANK == 0:
@@ -110,7 +110,7 @@ def test_a_mesh_of_one_needs_no_other_rank() -> None:
 def test_some_of_the_ranks_in_the_order_given() -> None:
     """The even ones backwards, beside the odd ones: each half knows nothing of the other."""
     mine = list(range(RANK % 2, SIZE, 2))[::-1]
-    mesh = Mesh(ranks=mine, tp=len(mine))
+    mesh = Mesh(ranks=mine, tp=len(mine), device="cpu")
     assert (mesh.size, mesh.rank) == (len(mine), mine.index(RANK))
     assert members(mesh.world, RANK) == members(mesh["tp"], RANK) == mine
 
@@ -118,7 +118,7 @@ def test_some_of_the_ranks_in_the_order_given() -> None:
 @pytest.mark.skipif(SIZE < 3, reason="three ranks")
 def test_two_of_three_ranks_while_the_third_does_something_else() -> None:
     if RANK in (0, 2):
-        assert members(Mesh(ranks=[2, 0], dp=2)["dp"], RANK) == [2, 0]
+        assert members(Mesh(ranks=[2, 0], dp=2, device="cpu")["dp"], RANK) == [2, 0]
 
 
 def test_meshes_by_the_hundred_do_not_use_up_the_communicators_of_mpi() -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from mpipar.backend.base import Array, Backend, DType, Shape
+from mpipar.backend.base import Array, Backend, Device, DType, Shape
 
-__all__ = ["Array", "Backend", "DType", "Shape", "get"]
+__all__ = ["Array", "Backend", "DType", "Device", "Shape", "cpu"]
 
 
-def get(device: str | Backend) -> Backend:
-    """The backend of a device by name ("cpu"), or the one that was given."""
-    if not isinstance(device, str):
-        return device
-    if device == "cpu":
-        from mpipar.backend import numpy  # noqa: PLC0415  (imported when first asked for)
-        from mpipar.backend.numpy.memory import keep_memory  # noqa: PLC0415
+def cpu() -> Backend:
+    """The backend of the CPU: NumPy. (`cards.take` gives that of a card.)"""
+    from mpipar.backend import numpy  # noqa: PLC0415  (imported when first asked for)
+    from mpipar.backend.numpy.memory import keep_memory  # noqa: PLC0415
 
-        keep_memory()
-        return numpy
-    raise ValueError(f"device {device!r} is not known; write device='cpu'")
+    keep_memory()
+    return numpy

@@ -17,10 +17,33 @@ DType: TypeAlias = Any  # a name ("float32") or that library's dtype
 Shape: TypeAlias = tuple[int, ...]
 
 
+class Device(Protocol):
+    """Carries the bytes of a memory that is not the host's to MPI and back. A `wire` is as the backend makes it."""
+
+    @property
+    def gpu_aware(self) -> bool:
+        """Whether MPI itself reads and fills this memory."""
+
+    def synchronize(self) -> None:
+        """Returns when the device has done all that it was asked to."""
+
+    def host_buffer(self, size: int) -> Any:
+        """So many bytes of the host, as a flat array: the copies from and to it may go on behind Python."""
+
+    def download(self, wire: Any, host: Any) -> None:
+        """Asks for a copy into the host buffer, done when `synchronize` returns."""
+
+    def upload(self, host: Any, wire: Any) -> None:
+        """Asks for a copy from the host buffer, which must stay as it is until `synchronize` returns."""
+
+
 class Backend(Protocol):
     """The contract. Shapes are written (…, C); N is a number of rows."""
 
     name: str
+    device: Device | None  # None: MPI reads and fills the arrays' own memory
+
+    def __hash__(self) -> int: ...
 
     # the border to the host
     def from_host(self, value: Any, dtype: DType | None = None) -> Array: ...

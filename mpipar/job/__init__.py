@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 from mpipar import backend
-from mpipar.comm import Comm, Ledger, Solo, Transport
+from mpipar.comm import Comm, Ledger, OnDevice, Solo, Transport
 from mpipar.errors import LauncherError
 from mpipar.job import launcher, safety, threads
 
-__all__ = ["among", "world", "world_if_started"]
+__all__ = ["among", "local_rank", "world", "world_if_started"]
 
 _world: Comm | None = None
+_local_rank = 0
 
 
 def world() -> Comm:
@@ -19,10 +20,10 @@ def world() -> Comm:
 
     Raises LauncherError where a launcher started us and MPI is missing or does not fit the launcher.
     """
-    global _world  # noqa: PLW0603  (MPI itself is one per process)
+    global _world, _local_rank  # noqa: PLW0603  (MPI itself is one per process)
     if _world is None:
-        _world = Comm(_start(), "world", Ledger(), backend.get("cpu"))
-        threads.cap_blas_threads(_world)
+        _world = Comm(_start(), "world", Ledger(), backend.cpu())
+        _local_rank = threads.cap_blas_threads(_world).local_rank
         launcher.mark_rank()
         if _world.size > 1:
             safety.install(_world)
@@ -34,12 +35,25 @@ def world_if_started() -> Comm | None:
     return _world
 
 
+def local_rank() -> int:
+    """My place among the ranks of the job on this machine."""
+    world()
+    return _local_rank
+
+
 def among(ranks: tuple[int, ...], label: str, ledger: Ledger, xp: backend.Backend) -> Comm:
     """The communicator of these ranks of the world, in this order; only they call.
 
     Meshes share it: MPI makes it once, and a program that makes meshes by the thousand does not run out of them.
     """
-    return Comm(_transport(ranks), label, ledger, xp)
+    return Comm(_carrier(ranks, xp), label, ledger, xp)
+
+
+@cache
+def _carrier(ranks: tuple[int, ...], xp: backend.Backend) -> Transport:
+    """The transport, as the arrays of the backend need it. One rank alone copies within their memory."""
+    transport = _transport(ranks)
+    return transport if xp.device is None or len(ranks) == 1 else OnDevice(transport, xp.device)
 
 
 @cache

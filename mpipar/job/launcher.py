@@ -90,7 +90,7 @@ def refuse_singletons(world_size: int, library_version: str) -> None:
     variable, launched = _told()
     if world_size > 1 or launched <= 1:
         return
-    path = _loaded_library()
+    path = loaded_library()
     library = " ".join(library_version.split()).partition(",")[0]
     raise LauncherError(
         f"{launched} ranks were launched, but MPI found 1: {launched} separate jobs, none of which sees another.\n"
@@ -145,7 +145,7 @@ def _launched_since(ancestor: int) -> bool:
     return False
 
 
-def _loaded_library() -> str:
+def loaded_library() -> str:
     """The file of the MPI library in this process; empty where /proc does not tell."""
     try:
         maps = Path("/proc/self/maps").read_text()

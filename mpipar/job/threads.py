@@ -31,6 +31,7 @@ class Threads:
     """What became of the BLAS threads of this rank."""
 
     share: int  # cores that fall to this rank
+    local_rank: int  # among the ranks of this machine
     chosen: str  # the variable by which the user chose, which is left alone; empty where we capped
     libraries: tuple[tuple[str, int], ...]  # name and threads of each BLAS in this process, as they are now
 
@@ -40,16 +41,19 @@ def cap_blas_threads(world: Comm) -> Threads:
 
     Collective over `world`. Never raises a number of threads; a BLAS that is loaded later is not seen.
     """
-    machine, cores = _machine(), os.sched_getaffinity(0)
-    everyone = world.allgather_object((machine, cores))
-    share = share_of_cores(cores, [theirs for where, theirs in everyone if where == machine])
+    here, cores = machine(), os.sched_getaffinity(0)
+    everyone = world.allgather_object((here, cores))
+    share = share_of_cores(cores, [theirs for where, theirs in everyone if where == here])
+    before = sum(where == here for where, _ in everyone[: world.rank])
     chosen = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "")
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     if not chosen:
         for library in libraries:
             if library.num_threads > share:
                 library.set_num_threads(share)
-    return Threads(share, chosen, tuple((library.internal_api, library.num_threads) for library in libraries))
+    return Threads(
+        share, before, chosen, tuple((library.internal_api, library.num_threads) for library in libraries)
+    )
 
 
 def share_of_cores(mine: Collection[int], of_node: Sequence[Collection[int]]) -> int:
@@ -66,7 +70,7 @@ def share_of_cores(mine: Collection[int], of_node: Sequence[Collection[int]]) ->
     return max(1, int(sum(Fraction(1, count) for count in cores)))
 
 
-def _machine() -> str:
+def machine() -> str:
     """Equal on all ranks whose cores are the same cores: containers on one machine too."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()

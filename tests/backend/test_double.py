@@ -31,7 +31,7 @@ def x(xp: DoubleBackend) -> DeviceArray:
 
 
 def names(of: object) -> set[str]:
-    return {name for name in dir(of) if not name.startswith("_")} | {"name"}
+    return {name for name in dir(of) if not name.startswith("_")} | {"name", "device"}
 
 
 def test_the_double_and_the_numpy_backend_offer_the_contract_and_nothing_else(xp: DoubleBackend) -> None:
@@ -125,10 +125,14 @@ def test_copies_are_counted_by_name(xp: DoubleBackend) -> None:
 
 
 def test_the_wire_is_the_memory_itself_and_no_copy(xp: DoubleBackend) -> None:
-    x = xp.zeros((2, 2), "int16")
-    xp.wire(x)[2:4] = np.array([1, 1], np.uint8)
+    x, ones = xp.zeros((2, 2), "int16"), xp.full((2,), 1, "int8")
+    xp.wire(x)[2:4] = xp.wire(ones)
     assert xp.to_host(x).tolist() == [[0, 257], [0, 0]]
     assert set(xp.copies) == {"to_host"}
+    with pytest.raises(TypeError):
+        np.asarray(xp.wire(x))
+    with pytest.raises((TypeError, BufferError)):
+        memoryview(xp.wire(x))
     with pytest.raises(TypeError, match="not contiguous"):
         xp.wire(xp.zeros((2, 3), "int16").T)
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import plain
 import pytest
-
-from mpipar.backend import numpy as xp
+from under_test import xp
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 2, 7)) * 2

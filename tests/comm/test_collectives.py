@@ -244,7 +244,7 @@ def test_a_duplicate_keeps_its_messages_apart(comm: Comm) -> None:
 def test_the_world_and_solo_agree_on_one_rank() -> None:
     """The same calls through MPI, whatever its size, and through a rank alone."""
     x = of_rank(0, (3, 4), "float32")
-    alone = Mesh(ranks=[RANK])["tp"]
+    alone = Mesh(ranks=[RANK], device="cpu")["tp"]
     for comm in (world(), alone):
         check(comm, comm.allreduce(x, "max"), x)
         check(comm, comm.broadcast(x), x)

@@ -40,7 +40,7 @@ roots = st.integers(0, SIZE - 1)
 def comm(request: pytest.FixtureRequest) -> Iterator[Comm]:
     """As it is, and with an MPI that can count no more than 5 bytes."""
     with patch.object(large, "LIMIT", request.param):
-        yield Mesh(tp=SIZE)["tp"]
+        yield Mesh(tp=SIZE, device="cpu")["tp"]
 
 
 def agree(comm: Comm, found: Any, wanted: Any) -> None:

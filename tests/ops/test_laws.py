@@ -12,7 +12,7 @@ from itertools import product
 from math import prod
 
 import pytest
-from grids import MIXED, ONE_AXIS, cpu_alone, devices_and_grids, grid_name
+from grids import MIXED, ONE_AXIS, devices_and_grids, grid_name, one_device
 from op_cases import CASES
 
 from mpipar import PlacementError, Tensor, no_grad
@@ -27,14 +27,14 @@ cases = pytest.mark.parametrize("name", CASES)
 
 
 @cases
-@cpu_alone
+@one_device
 def test_gradients_are_numerical(name, make_mesh):
     case = CASES[name]
     check_grads(case.f, *case.make(make_mesh(ranks=(world().rank,))), rtol=1e-8)
 
 
 @cases
-@cpu_alone
+@one_device
 def test_dot_test_over_ranks_on_every_placement(name, make_mesh, count_cases):
     case, mesh = CASES[name], make_mesh(**ONE_AXIS)
     inputs = case.make(mesh)
@@ -69,7 +69,7 @@ FLOOR = {1: 290, 2: 1440}  # by the number of axes
 
 
 @cases
-@cpu_alone
+@one_device
 def test_float32_equals_one_rank_to_its_precision(name, make_mesh):
     case = CASES[name]
     check_every_placement(case.f, *case.make(make_mesh(**ONE_AXIS), "float32"), rtol=1e-5)
@@ -84,7 +84,7 @@ FEW = [name for name, case in CASES.items() if prod(number_of_layouts(x.ndim) fo
 
 
 @pytest.mark.parametrize("name", FEW)
-@cpu_alone
+@one_device
 def test_an_operation_takes_on_two_axes_what_it_takes_on_each(name, make_mesh):
     """What `legal_placements` relies on where it leaves combinations untried."""
     case, mesh = CASES[name], make_mesh(**MIXED)

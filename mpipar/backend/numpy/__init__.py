@@ -5,6 +5,8 @@ The module itself is the backend: its names are those of `backend.base.Backend`.
 
 from __future__ import annotations
 
+from mpipar.backend.base import Device
+from mpipar.backend.dtypes import cast, dtype, is_floating, widen
 from mpipar.backend.numpy.arrays import (
     absolute,
     add_into,
@@ -13,26 +15,25 @@ from mpipar.backend.numpy.arrays import (
     argmax,
     as_array,
     broadcast_to,
-    cast,
     concatenate,
     contiguous,
     copy,
     copy_into,
     cumsum,
-    dtype,
     empty,
     exp,
     fill,
     from_bytes,
     from_host,
     full,
-    is_floating,
     item,
+    keep_mask,
     log,
     matmul,
     max,
     maximum,
     minimum,
+    normal,
     scale_into,
     sqrt,
     square_sum,
@@ -40,13 +41,12 @@ from mpipar.backend.numpy.arrays import (
     tanh,
     text,
     to_host,
+    uniform,
     where,
-    widen,
     wire,
     zeros,
 )
 from mpipar.backend.numpy.attend import attention, attention_vjp
-from mpipar.backend.numpy.bits import keep_mask, normal, uniform
 from mpipar.backend.numpy.exchange import from_dlpack, to_dlpack
 from mpipar.backend.numpy.kernels import (
     exp_sum,
@@ -70,13 +70,14 @@ from mpipar.backend.numpy.rotary import rotary
 from mpipar.backend.numpy.updates import adam, sgd
 
 name = "cpu"
+device: Device | None = None
 
 __all__ = [
     "absolute", "adam", "add_into", "addresses", "arange", "argmax", "as_array", "attention", "attention_vjp",
-    "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into", "cumsum", "dtype", "empty", "exp",
-    "exp_sum", "fill", "from_bytes", "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item",
-    "keep_mask", "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name", "normal",
-    "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax",
+    "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into", "cumsum", "device", "dtype", "empty",
+    "exp", "exp_sum", "fill", "from_bytes", "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating",
+    "item", "keep_mask", "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name",
+    "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax",
     "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh",
     "text", "to_dlpack", "to_host", "uniform", "where", "widen", "wire", "zeros",
 ]  # fmt: skip

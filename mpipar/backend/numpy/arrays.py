@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from mpipar.backend import bits
 from mpipar.backend.base import Array, DType, Shape
+from mpipar.backend.dtypes import dtype, lowest, widen
 
 BLOCK = 1 << 15  # elements that a kernel works on at a time: temporaries stay in the cache
-SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 exp, log, sqrt, tanh, absolute = np.exp, np.log, np.sqrt, np.tanh, np.absolute
 maximum, minimum, where, matmul = np.maximum, np.minimum, np.where, np.matmul
 broadcast_to = np.broadcast_to
-
-
-def dtype(name: DType) -> Any:
-    """NumPy's dtype of a name, "bfloat16" included."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+uniform, normal, keep_mask = (
+    partial(draw, np, BLOCK) for draw in (bits.uniform, bits.normal, bits.keep_mask)
+)
 
 
 def from_host(value: Any, dtype_: DType | None = None) -> Array:
@@ -45,18 +44,6 @@ def item(x: Array) -> Any:
 
 def text(x: Array) -> str:
     return np.array2string(widen(x), precision=4, threshold=8, edgeitems=2)
-
-
-def cast(x: Array, dtype_: DType) -> Array:
-    return x.astype(dtype(dtype_), copy=False)
-
-
-def is_floating(x: Array) -> bool:
-    return x.dtype.kind == "f" or x.dtype in SIXTEEN_BIT
-
-
-def widen(x: Array) -> Array:
-    return x.astype(np.float32) if x.dtype in SIXTEEN_BIT else x
 
 
 def empty(shape: Shape, dtype_: DType) -> Array:
@@ -123,13 +110,6 @@ def max(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> 
     return np.max(x, None if dims is None else tuple(dims), keepdims=keepdims, initial=lowest(x))
 
 
-def lowest(x: Array) -> Any:
-    """What a maximum over nothing is."""
-    if is_floating(x):
-        return -np.inf
-    return False if x.dtype == np.bool_ else np.iinfo(x.dtype).min
-
-
 def argmax(x: Array, dim: int) -> Array:
     return np.argmax(x, dim)
 
@@ -149,6 +129,4 @@ def square_sum(x: Array) -> Array:
 
 def blocks(count: int, width: int = 1) -> Iterator[slice]:
     """Slices over `count` rows of `width` elements, about BLOCK elements each."""
-    rows = BLOCK // (width or 1) or 1
-    for start in range(0, count, rows):
-        yield slice(start, min(start + rows, count))
+    return bits.blocks(count, width, BLOCK)

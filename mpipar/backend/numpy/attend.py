@@ -60,9 +60,9 @@ def attention_vjp(
     return gq, gk, gv
 
 
-def query_blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[slice, int]]:
+def query_blocks(queries: int, keys: int, causal: bool, block: int = BLOCK) -> Iterator[tuple[slice, int]]:
     """Rows of queries, and how many keys they see. At least two blocks, whatever the length."""
-    size = min(BLOCK, max(1, -(-queries // 2)))
+    size = min(block, max(1, -(-queries // 2)))
     for start in range(0, queries, size):
         stop = min(start + size, queries)
         yield slice(start, stop), keys - queries + stop if causal else keys

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpipar.backend.base import Array
-from mpipar.backend.numpy.arrays import dtype
+from mpipar.backend.dtypes import dtype
 
 UNSIGNED, BFLOAT = 1, 4  # kDLUInt, kDLBfloat
 CODES = {b"dltensor": 20, b"dltensor_versioned": 52}  # where the type code lies, by the capsule's name

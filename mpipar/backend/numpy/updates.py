@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from mpipar.backend.base import Array
-from mpipar.backend.numpy.arrays import blocks, widen
+from mpipar.backend.dtypes import widen
+from mpipar.backend.numpy.arrays import blocks
 
 
 def sgd(
