@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,10 @@ def train(ranks: int, flags: str, out: Path, data: Path) -> Run:
     return run
 
 
-def attempt(ranks: int, flags: list[str], cwd: Path) -> Finished:
+def attempt(ranks: int, flags: list[str], cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
     """A run with these flags and no others, however it ends."""
     one_thread = {"OMP_NUM_THREADS": "1"}  # matrices this small gain nothing by more
-    return launch(ranks, TRAIN, *flags, cwd=cwd, timeout=120, env=one_thread)
+    return launch(ranks, TRAIN, *flags, cwd=cwd, timeout=120, env=one_thread | dict(env or {}))
 
 
 def write_text(path: Path, size: int = 40_000) -> Path:

@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 
 from mpipar.comm import Comm
-from mpipar.errors import LauncherError
+from mpipar.errors import LauncherError, UsageError
 from mpipar.job import launcher, world
+from mpipar.job.device import choose, set_default
 from mpipar.testing.report import KINDS, grouped, kind_of, outcome_of, ranks_text, settle
 from mpipar.testing.witness import Witness, start_referee
 
 LAUNCHES = (
     "launches: the test starts mpirun itself (mpipar.testing.launch): it runs in the run on one rank only"
 )
+GPU = "gpu: the test needs a card: it runs where MPIPAR_TEST_DEVICE=gpu, and is not collected elsewhere"
+DEVICE = "MPIPAR_TEST_DEVICE"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,8 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Before any file of tests asks for the device."""
+    if device_of_tests() != "cpu":
+        try:  # however many ranks there are for a card: tests are small
+            set_default(choose(device_of_tests(), ranks_per_gpu=world().size).xp)
+        except (UsageError, LauncherError) as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", LAUNCHES)
+    config.addinivalue_line("markers", GPU)
     if launcher.launched_size() > 1:
         try:
             comm = world().duplicate("tests")
@@ -42,6 +56,11 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
         own_temporary_directory(config, comm.rank)
         config.pluginmanager.register(Ranks(config, comm), "mpipar ranks")
+
+
+def device_of_tests() -> str:
+    """Where the meshes of tests live that name no device: MPIPAR_TEST_DEVICE."""
+    return os.environ.get(DEVICE) or "cpu"
 
 
 def own_temporary_directory(config: pytest.Config, rank: int) -> None:
@@ -56,7 +75,11 @@ def own_temporary_directory(config: pytest.Config, rank: int) -> None:
     os.environ["PYTEST_DEBUG_TEMPROOT"] = mine
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if device_of_tests() == "cpu":
+        left_out = [item for item in items if item.get_closest_marker("gpu") is not None]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     if launcher.launched_size() > 1:
         skip = pytest.mark.skip(reason="starts mpirun itself: runs in the run on one rank, without mpirun")
         for item in items:
