@@ -17,6 +17,7 @@ from mpipar.comm import Comm
 from mpipar.config import TrainConfig, as_toml, check, parse
 from mpipar.data import Batches, Corpus, TextBatches, on_all_ranks, on_first_rank
 from mpipar.job import world
+from mpipar.job.device import choose
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, check_out, prepare_out, readable, weights_table
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows
@@ -35,8 +36,9 @@ def main() -> None:
     config = read_config(ranks)
     check(config, ranks.size)
     on_first_rank(ranks, lambda: check_out(config.out))
+    device = choose(config.device, ranks_per_gpu=config.ranks_per_gpu)
     corpus = Corpus.load(config.data, ranks, config.context)
-    mesh = Mesh.parse(config.mesh)
+    mesh = Mesh.parse(config.mesh, device=device.xp)
     batches = Batches(
         TextBatches(corpus, config.seed, config.batch, config.context), mesh, config.micro_batch
     )
@@ -45,7 +47,7 @@ def main() -> None:
     out = on_first_rank(ranks, lambda: prepare_out(config.out, datetime.now(), as_toml(config, header)))
     with Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress:
         progress.say(
-            f"{mesh}, results in {out}\n{corpus.describe()}\n\n{weights_table(weight_rows(model))}\n"
+            f"{mesh} on {device.words}, results in {out}\n{corpus.describe()}\n\n{weights_table(weight_rows(model))}\n"
         )
         with Metrics(out / METRICS, enabled=mesh.rank == 0) as metrics:
             train(config, model, batches, metrics, progress)

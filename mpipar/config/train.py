@@ -25,6 +25,10 @@ class TrainConfig:
 
     mesh: str = flag("", "axes and their sizes, as dp=2,tp=2 (default: all ranks as dp)", parse=parse_axes)
     sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
+    device: str = flag(
+        "auto", "where arrays live; auto: GPUs where every rank has one", choices=("auto", "cpu", "gpu")
+    )
+    ranks_per_gpu: int = flag(1, "ranks that may share a GPU", least=1)
     data: tuple[str, ...] = flag(
         (), "files, directories, globs: text, or token files (default: Python's library)"
     )
@@ -99,6 +103,8 @@ def check(config: TrainConfig, ranks: int) -> None:
     check_limits(config)
     check_width(config)
     check_style(config)
+    if config.device == "cpu" and config.ranks_per_gpu > 1:
+        raise UsageError(f"--ranks-per-gpu {config.ranks_per_gpu} with --device cpu: leave one of them out")
     axes = mesh_axes(config, ranks)
     check_used(config, axes)
     check_product(config, axes, ranks)
