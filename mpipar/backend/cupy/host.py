@@ -68,7 +68,7 @@ def addresses(x: Array) -> tuple[int, int]:
 
 
 def wire(x: Array) -> Array:
-    """The bytes on the card; an MPI that knows cards takes the pointer from ``__cuda_array_interface__``."""
+    """The bytes on the card; mpi4py hands their pointer to a GPU-aware MPI (it takes it by DLPack)."""
     return x.reshape(-1).view(np.uint8) if x.size else cp.empty(0, np.uint8)
 
 

@@ -142,20 +142,15 @@ class ndarray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 0
 
-    def __dlpack__(self, **asked: Any) -> Any:
+    def __dlpack__(self, stream: Any = None, **asked: Any) -> Any:
+        """MPI takes the pointer so, and names a stream. It is the host's: only where STANDIN_AWARE=1 may it."""
+        if stream is not None and not cuda.number("AWARE", 0):
+            raise TypeError("this MPI would read memory of the card as the host's")
+        if stream is not None and cuda.stream.copies:
+            raise AssertionError("a copy to the host has not been waited for")
         from mpipar.backend.numpy import exchange  # noqa: PLC0415  (compare.py needs no mpipar)
 
         return exchange.to_dlpack(self._host, **asked)
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        """How a pointer is handed on. It is the host's: only where MPI is to pass for GPU-aware, STANDIN_AWARE=1."""
-        if not cuda.number("AWARE", 0):
-            raise AttributeError("this MPI would read it as memory of the host")
-        if cuda.stream.copies:
-            raise AssertionError("a copy to the host has not been waited for")
-        interface = self._host.__array_interface__
-        return {name: interface[name] for name in ("shape", "typestr", "data", "version")}
 
     def __neg__(self) -> ndarray:
         return ndarray(-self._host)
