@@ -5,8 +5,8 @@ from __future__ import annotations
 from mpipar.data.batches import Batches, MicroBatch
 from mpipar.data.corpus import Corpus
 from mpipar.data.files import FileEntry, list_files
-from mpipar.data.ranks import on_all_ranks, on_first_rank
 from mpipar.data.windows import TextBatches
+from mpipar.job.agree import on_all_ranks, on_first_rank
 
 __all__ = [
     "Batches",

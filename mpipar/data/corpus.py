@@ -9,10 +9,10 @@ from os import fsencode
 from typing import NamedTuple
 
 from mpipar.data.files import FileEntry, cannot_read, list_files
-from mpipar.data.ranks import Ranks, on_all_ranks, on_first_rank
 from mpipar.data.tokenfile import BYTES, Header
 from mpipar.data.tokens import Tokens, check_short, map_files, token_headers
 from mpipar.errors import UsageError
+from mpipar.job.agree import Ranks, on_all_ranks, on_first_rank
 from mpipar.log import human_bytes
 
 VALIDATION_SHARE = 20  # one in so many: of the files, or of the bytes where the files do not part well

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mpipar.data.ranks import on_all_ranks, on_first_rank
 from mpipar.errors import UsageError
+from mpipar.job.agree import on_all_ranks, on_first_rank
 
 RunRanks = Callable[[int, Callable[[Any], Any]], list[Any]]
 

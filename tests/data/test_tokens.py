@@ -19,11 +19,11 @@ from mpipar.data import Batches, Corpus, TextBatches
 from mpipar.data import tokens as mapped
 from mpipar.data.corpus import digest_of_headers, validates
 from mpipar.data.files import list_files
-from mpipar.data.ranks import on_all_ranks
 from mpipar.data.tokenfile import MAGIC, START, Header
 from mpipar.data.tokens import Piece, Tokens, map_files, token_headers
 from mpipar.errors import UsageError
 from mpipar.job import world
+from mpipar.job.agree import on_all_ranks
 from mpipar.mesh import Mesh
 
 RunRanks = Callable[[int, Callable[[Any], Any]], list[Any]]

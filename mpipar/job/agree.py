@@ -1,4 +1,4 @@
-"""What the ranks must agree on before they go on: rank 0 decides, or all compare."""
+"""What the ranks must agree on before they go on: rank 0 decides, all compare, or each tells how it went."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ class Ranks(Protocol):
 
 
 class Outcome(NamedTuple):
-    """What a rank got, or the message of the UsageError that it ran into."""
+    """What a rank got, or the UsageError that it ran into."""
 
     value: Any = None
-    problem: str = ""
+    problem: UsageError | None = None
 
 
 def on_first_rank(world: Ranks, make: Callable[[], T]) -> T:
     """What `make` returns on rank 0, on all ranks; a UsageError there is raised on all."""
     outcome: Outcome = world.broadcast_object(attempt(make) if world.rank == 0 else None)
-    if outcome.problem:
-        raise UsageError(outcome.problem)
+    if outcome.problem is not None:
+        raise outcome.problem
     value: T = outcome.value
     return value
+
+
+def on_each_rank(world: Ranks, make: Callable[[], T]) -> list[T]:
+    """What `make` returns on each rank, all of it on every rank; all ranks raise where one of them fails."""
+    outcomes: list[Outcome] = world.allgather_object(attempt(make))
+    refuse_problems([outcome.problem for outcome in outcomes])
+    return [outcome.value for outcome in outcomes]
 
 
 def on_all_ranks(world: Ranks, make: Callable[[], T], same: Callable[[T], bytes], otherwise: str) -> T:
@@ -44,9 +51,9 @@ def on_all_ranks(world: Ranks, make: Callable[[], T], same: Callable[[T], bytes]
     """
     outcome = attempt(make)
     digest = b"" if outcome.problem else same(outcome.value)
-    told: list[tuple[str, bytes]] = world.allgather_object((outcome.problem, digest))
-    refuse_problems([problem for problem, _ in told])
-    refuse_differences([digest for _, digest in told], otherwise)
+    told: list[Outcome] = world.allgather_object(Outcome(digest, outcome.problem))
+    refuse_problems([each.problem for each in told])
+    refuse_differences([each.value for each in told], otherwise)
     value: T = outcome.value
     return value
 
@@ -55,15 +62,17 @@ def attempt(make: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(value=make())
     except UsageError as error:
-        return Outcome(problem=str(error))
+        return Outcome(problem=error)
 
 
-def refuse_problems(problems: Sequence[str]) -> None:
-    failed = [rank for rank, problem in enumerate(problems) if problem]
+def refuse_problems(problems: Sequence[UsageError | None]) -> None:
+    """Raises the first of the problems; it names the ranks that had one, unless all had."""
+    failed = [(rank, problem) for rank, problem in enumerate(problems) if problem is not None]
     if not failed:
         return
-    where = "" if len(failed) == len(problems) else f" (on {named(failed)}; the other ranks had no trouble)"
-    raise UsageError(problems[failed[0]] + where)
+    ranks, first = named([rank for rank, _ in failed]), failed[0][1]
+    where = "" if len(failed) == len(problems) else f" (on {ranks}; the other ranks had no trouble)"
+    raise type(first)(f"{first}{where}")
 
 
 def refuse_differences(digests: Sequence[bytes], otherwise: str) -> None:
