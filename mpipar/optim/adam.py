@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mpipar.backend import Array
-from mpipar.optim.common import Decays, checked, decays, gradients
+from mpipar.optim.common import (
+    Decays,
+    as_tensors,
+    checked,
+    copy_state,
+    decays,
+    gradients,
+    zeros_as_gradient,
+)
 from mpipar.tensor import Tensor
 
 
@@ -15,20 +23,21 @@ class Moments:
     def __init__(self, parameters: Sequence[Tensor], weight_decay: float, decays: Decays) -> None:
         self.parameters = checked(parameters)
         self.steps = 0
-        self.state: dict[str, tuple[Array, Array]] = {}  # with the layout of the weight
+        self.m = {p.name: zeros_as_gradient(p) for p in self.parameters}  # with the layout of the weight
+        self.v = {p.name: zeros_as_gradient(p) for p in self.parameters}
         self._decay = {p.name: weight_decay if decays(p) else 0.0 for p in self.parameters}
 
     def step(self, lr: float, betas: tuple[float, float], eps: float, decoupled: bool) -> None:
         found = list(gradients(self.parameters))
         self.steps += 1
         for p, grad in found:
-            xp = p.mesh.xp
-            if p.name not in self.state:
-                self.state[p.name] = (xp.zeros(grad.shape, grad.dtype), xp.zeros(grad.shape, grad.dtype))
-            m, v = self.state[p.name]
-            xp.adam(p.local, grad, m, v, self.steps, lr, *betas, eps, self._decay[p.name], decoupled)
+            m, v, decay = self.m[p.name], self.v[p.name], self._decay[p.name]
+            p.mesh.xp.adam(p.local, grad, m, v, self.steps, lr, *betas, eps, decay, decoupled)
         for p in self.parameters:
             p.clear_grad()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return as_tensors("m", self.parameters, self.m) | as_tensors("v", self.parameters, self.v)
 
 
 class Adam:
@@ -38,12 +47,20 @@ class Adam:
         self, parameters: Sequence[Tensor], lr: float, *, betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8, weight_decay: float = 0.0, decays: Decays = decays,
     ) -> None:  # fmt: skip
-        self.lr, self.betas, self.eps = lr, betas, eps
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.moments = Moments(parameters, weight_decay, decays)
 
     def step(self) -> None:
         """Updates the weights in place and clears the gradients."""
         self.moments.step(self.lr, self.betas, self.eps, decoupled=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments by name, the arrays themselves; the number of steps; and the hyper-parameters, to be read."""
+        return state_of(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copies the moments in and takes over steps and `lr`. The other hyper-parameters stay as they were given."""
+        load_into(self, state)
 
 
 class AdamW:
@@ -56,9 +73,30 @@ class AdamW:
         self, parameters: Sequence[Tensor], lr: float, *, betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8, weight_decay: float = 0.1, decays: Decays = decays,
     ) -> None:  # fmt: skip
-        self.lr, self.betas, self.eps = lr, betas, eps
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.moments = Moments(parameters, weight_decay, decays)
 
     def step(self) -> None:
         """Updates the weights in place and clears the gradients."""
         self.moments.step(self.lr, self.betas, self.eps, decoupled=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments by name, the arrays themselves; the number of steps; and the hyper-parameters, to be read."""
+        return state_of(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copies the moments in and takes over steps and `lr`. The other hyper-parameters stay as they were given."""
+        load_into(self, state)
+
+
+def state_of(optimizer: Adam | AdamW) -> dict[str, Any]:
+    o = optimizer
+    return {
+        "kind": type(o).__name__, "steps": o.moments.steps, "lr": o.lr, "betas": list(o.betas), "eps": o.eps,
+        "weight_decay": o.weight_decay, **o.moments.tensors(),
+    }  # fmt: skip
+
+
+def load_into(optimizer: Adam | AdamW, state: Mapping[str, Any]) -> None:
+    copy_state(state_of(optimizer), state)
+    optimizer.moments.steps, optimizer.lr = state["steps"], state["lr"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from mpipar.backend import Array
 from mpipar.errors import GraphError, UsageError
@@ -42,3 +42,37 @@ def gradients(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Array]]:
         if parameter.leaf.value is not None:
             changes.note(parameter.mesh.xp, parameter.local)  # the caller is about to
             yield parameter, parameter.leaf.value
+
+
+def zeros_as_gradient(parameter: Tensor) -> Array:
+    """Zeros for the state of a parameter: the shape of its piece, as wide as its gradient."""
+    xp = parameter.mesh.xp
+    dtype = xp.widen(xp.empty((0,), parameter.dtype)).dtype  # gradients of 16-bit weights are float32
+    return xp.zeros(parameter.local.shape, dtype)
+
+
+def as_tensors(kind: str, parameters: Sequence[Tensor], state: Mapping[str, Array]) -> dict[str, Tensor]:
+    """State of one kind ("m") as ``m/<name of the parameter>``: the arrays themselves, laid out as the weights."""
+    return {
+        f"{kind}/{p.name}": Tensor(state[p.name], p.mesh, p.layout, name=f"{kind}/{p.name}")
+        for p in parameters
+    }
+
+
+def copy_state(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Copies Tensors into those of a `state_dict`. Raises UsageError, before anything is changed, where they differ in
+    names, in layout, or in the kind of the optimizer.
+    """
+    missing, extra = sorted(mine.keys() - theirs.keys()), sorted(theirs.keys() - mine.keys())
+    if missing or extra or mine["kind"] != theirs["kind"]:
+        raise UsageError(
+            f"load_state_dict: this optimizer is {mine['kind']}, the state is of {theirs.get('kind')}; "
+            f"missing {missing[:5] or 'nothing'}, not known {extra[:5] or 'nothing'}"
+        )
+    tensors = {name: value for name, value in mine.items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        if not isinstance(theirs[name], Tensor) or theirs[name].layout != value.layout:
+            raise UsageError(f"load_state_dict: {name!r} is {value.layout}, what came is {theirs[name]!r}")
+    for name, value in tensors.items():
+        if theirs[name].local is not value.local:
+            value.mesh.xp.copy_into(value.local, value.mesh.xp.cast(theirs[name].local, value.dtype))

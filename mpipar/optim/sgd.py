@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mpipar.backend import Array
 from mpipar.errors import UsageError
-from mpipar.optim.common import Decays, checked, decays, gradients
+from mpipar.optim.common import (
+    Decays,
+    as_tensors,
+    checked,
+    copy_state,
+    decays,
+    gradients,
+    zeros_as_gradient,
+)
 from mpipar.tensor import Tensor
 
 
@@ -23,17 +31,28 @@ class SGD:
         if nesterov and not momentum:
             raise UsageError("SGD(nesterov=True) needs a momentum above 0")
         self.parameters = checked(parameters)
-        self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
+        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self._decay = {p.name: weight_decay if decays(p) else 0.0 for p in self.parameters}
-        self.state: dict[str, Array] = {}  # the velocity of each parameter, with the layout of the weight
+        moving = self.parameters if momentum else []
+        self.velocity = {p.name: zeros_as_gradient(p) for p in moving}  # with the layout of the weight
 
     def step(self) -> None:
         """Updates the weights in place and clears the gradients."""
         for p, grad in gradients(self.parameters):
-            xp, decay = p.mesh.xp, self._decay[p.name]
-            velocity = None
-            if self.momentum:
-                velocity = self.state.setdefault(p.name, xp.zeros(grad.shape, grad.dtype))
-            xp.sgd(p.local, grad, velocity, self.lr, self.momentum, self.nesterov, decay)
+            velocity, decay = self.velocity.get(p.name), self._decay[p.name]
+            p.mesh.xp.sgd(p.local, grad, velocity, self.lr, self.momentum, self.nesterov, decay)
         for p in self.parameters:
             p.clear_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The velocities by name, the arrays themselves; and the hyper-parameters, to be read."""
+        moving = [p for p in self.parameters if p.name in self.velocity]
+        return {
+            "kind": "SGD", "lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov,
+            "weight_decay": self.weight_decay, **as_tensors("velocity", moving, self.velocity),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copies the velocities in and takes over `lr`. The other hyper-parameters stay as they were given."""
+        copy_state(self.state_dict(), state)
+        self.lr = state["lr"]
