@@ -11,6 +11,10 @@ class DivergedError(UsageError):
     """A loss or a gradient norm that is not finite: the run stops, naming step and rank."""
 
 
+class CheckpointError(UsageError):
+    """A checkpoint that cannot be written, or that is refused: the message names the file and the reason."""
+
+
 class PlacementError(ValueError):
     """Placements that do not fit an operation or a move, with the line to write and its price."""
 
