@@ -5,7 +5,8 @@ Importing it never starts MPI; the first Mesh does.
 
 from __future__ import annotations
 
-from mpipar.errors import CommError, GraphError, LauncherError, PlacementError, UsageError
+from mpipar import checkpoint
+from mpipar.errors import CheckpointError, CommError, GraphError, LauncherError, PlacementError, UsageError
 from mpipar.layout import Partial, Replicate, Shard
 from mpipar.mesh import Mesh
 from mpipar.tensor import (
@@ -42,9 +43,9 @@ from mpipar.tensor import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate", "Shard", "Tensor",
-    "UsageError", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_dlpack",
-    "from_local", "full", "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn",
-    "repeat_interleave", "rms_norm", "rotary", "stack", "swiglu", "tensor", "to_dlpack", "uniform", "where",
-    "zeros",
+    "CheckpointError", "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate",
+    "Shard", "Tensor", "UsageError", "arange", "attention", "checkpoint", "concatenate", "dropout", "einsum",
+    "embedding", "from_dlpack", "from_local", "full", "layer_norm", "maximum", "minimum", "no_grad", "normal",
+    "ones", "parameter", "randn", "repeat_interleave", "rms_norm", "rotary", "stack", "swiglu", "tensor",
+    "to_dlpack", "uniform", "where", "zeros",
 ]  # fmt: skip

@@ -68,7 +68,9 @@ def test_a_state_of_another_optimizer_is_refused(make_mesh):
     adamw = AdamW([p], 0.1)
     state = adamw.state_dict()
     for other in (Adam([p], 0.1), SGD([p], 0.1, momentum=0.9), AdamW([weight("x", (5, 3), mesh)], 0.1)):
-        with pytest.raises(UsageError, match=f"this optimizer is {type(other).__name__}, the state is of AdamW"):
+        with pytest.raises(
+            UsageError, match=f"this optimizer is {type(other).__name__}, the state is of AdamW"
+        ):
             other.load_state_dict(state)
     smaller = AdamW([weight("w", (4, 3), mesh)], 0.1).state_dict()
     with pytest.raises(UsageError, match=r"'m/w' is \(5, 3\), what came is .*\(4, 3\)"):
