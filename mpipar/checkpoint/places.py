@@ -14,6 +14,7 @@ from mpipar.checkpoint.index import INDEX
 from mpipar.job.fault import fault
 
 STEP = re.compile(r"(\.replaced-)?step-([0-9]{8,15})")
+MAX_STEP = 10**15 - 1
 TEMPORARY, REPLACED = ".tmp-", ".replaced-"
 
 
@@ -46,7 +47,7 @@ def clean(directory: Path) -> None:
             else:
                 discard(path)
         elif path.name.startswith(TEMPORARY):
-            shutil.rmtree(path)
+            remove(path)
 
 
 def new_temporary(directory: Path, step: int) -> Path:
@@ -72,7 +73,15 @@ def discard(path: Path) -> None:
     aside = path.with_name(TEMPORARY + path.name)
     path.rename(aside)
     fault("save.in_purge")
-    shutil.rmtree(aside)
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """A directory with all that is in it; of a link to one, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def sync_directory(path: Path) -> None:

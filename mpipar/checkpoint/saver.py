@@ -27,7 +27,7 @@ from mpipar.checkpoint.index import (
     parse_index,
     versions,
 )
-from mpipar.checkpoint.places import clean, new_temporary, put_in_place, step_name, sync_directory
+from mpipar.checkpoint.places import MAX_STEP, clean, new_temporary, put_in_place, step_name, sync_directory
 from mpipar.checkpoint.purge import Purge
 from mpipar.checkpoint.shard import Piece, Written, write_file, write_shard
 from mpipar.checkpoint.state import Stateful, my_slices, pieces, state_of
@@ -97,6 +97,8 @@ class Saver:
         seed: int | None = None,
     ) -> None:  # fmt: skip
         """Writes the checkpoint of `step`, or begins to. Ends one that is still in flight first."""
+        if type(step) is not int or not 0 <= step <= MAX_STEP:
+            raise UsageError(f"a checkpoint of step {step!r}: write how many steps are done, a whole number")
         self.wait()
         tensors, plain = state_of(model, optimizer)
         mesh = next(iter(tensors.values())).mesh

@@ -9,6 +9,7 @@ import json
 import resource
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from trained import Trained
 
 import mpipar as mp
 from mpipar import CheckpointError, Mesh, Partial, Shard, UsageError
-from mpipar.checkpoint import Saver, latest, load, save, saver
+from mpipar.checkpoint import Saver, latest, load, save, saver, shard
 from mpipar.job import world
 from mpipar.job.lock import Lock
 
@@ -162,6 +163,33 @@ def test_the_directory_of_a_save_that_is_under_way_is_left_alone(directory: Path
     save(directory, 2, weights())
 
 
+def test_a_checkpoint_that_is_a_link_is_removed_and_its_target_stays(directory: Path) -> None:
+    save(directory / "other", 1, weights())
+    if world().rank == 0:
+        (directory / "step-00000001").symlink_to(directory / "other" / "step-00000001")
+    world().barrier()
+    assert value_of(directory) == 1
+    save(directory, 2, weights(2), keep=1)
+    assert names(directory) == ["other", "step-00000002"]
+    assert names(directory / "other") == ["step-00000001"]
+
+
+def test_saving_and_loading_take_two_buckets_of_memory(directory: Path) -> None:
+    model = Weights(w=mp.zeros((8 * shard.BUCKET // 4000, 1000), MESH))
+    tracemalloc.start()
+    save(directory, 1, model)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.2 * shard.BUCKET
+    other = Weights(w=mp.ones((8 * shard.BUCKET // 4000, 1000), MESH))
+    tracemalloc.start()
+    load(directory, other)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.2 * shard.BUCKET
+    assert not other.tensors["w"].local.any()
+
+
 # ---- in the background ----------------------------------------------------------------------------------
 
 
@@ -271,6 +299,9 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(directory: P
     for note in ({"x": object()}, float("nan")):
         with pytest.raises(UsageError, match="must be JSON"):
             save(directory, 1, weights(), config=note)
+    for step in (-1, 1.5, True, 10**15):
+        with pytest.raises(UsageError, match="a whole number"):
+            save(directory, step, weights())
     with pytest.raises(UsageError, match="keep=0: write how many"):
         Saver(directory, keep=0)
     (directory / "file").write_text("")
