@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mpipar.backend import numpy as HOST
 from mpipar.checkpoint.boxes import Box, held, whole
 from mpipar.checkpoint.index import Index
-from mpipar.checkpoint.shard import HOST, open_regular, read_box, read_header
+from mpipar.checkpoint.shard import open_regular, read_box, read_header
 from mpipar.tensor import Tensor
 
 

@@ -99,7 +99,7 @@ def listed(directory: Path) -> list[Path]:
 
 def check_fit(path: Path, index: Index, state: State, comm: Comm, cast: bool) -> None:
     """Raises UsageError, the same on all ranks, where the checkpoint is one of another model or optimizer."""
-    groups = (MODEL, OPTIMIZER) if state.plain else (MODEL,)
+    groups = (MODEL,) if state.plain is None else (MODEL, OPTIMIZER)
     stored = {name for name in index.tensors if name.startswith(groups)}
     on_each_rank(comm, lambda: check_mine(path, index, state, cast))
     unknown = stored - state.tensors.keys()
@@ -110,7 +110,7 @@ def check_fit(path: Path, index: Index, state: State, comm: Comm, cast: bool) ->
 
 
 def check_mine(path: Path, index: Index, state: State, cast: bool) -> None:
-    if state.plain:
+    if state.plain is not None:
         check_optimizer(path, index, state.plain)
     missing = state.tensors.keys() - index.tensors.keys()
     if missing:

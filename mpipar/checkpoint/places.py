@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from mpipar.checkpoint.index import INDEX
+from mpipar.errors import CheckpointError
 from mpipar.job.fault import fault
 
 STEP = re.compile(r"(\.replaced-)?step-([0-9]{8,15})")
@@ -29,6 +30,8 @@ def candidates(directory: Path) -> list[Path]:
     """
     if os.path.lexists(directory / INDEX) or STEP.fullmatch(directory.name):
         return [directory] if os.path.lexists(directory) else []
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a directory, so it holds no checkpoint")
     found: dict[int, Path] = {}
     names = sorted(os.listdir(directory)) if directory.is_dir() else []  # ".replaced-" before "step-"
     for name in names:

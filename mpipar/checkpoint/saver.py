@@ -103,7 +103,7 @@ class Saver:
         tensors, plain = state_of(model, optimizer)
         mesh = next(iter(tensors.values())).mesh
         shape = {axis: size for axis, size in mesh.shape.items() if size > 1}
-        notes = Notes(step, shape, config, data, seed, plain or None, versions())
+        notes = Notes(step, shape, config, data, seed, plain, versions())
         self._flight = self._begin(notes, tensors, self._comm or mesh.world)
         if not self._background:
             self.wait()

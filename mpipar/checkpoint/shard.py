@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_128
 
-from mpipar import backend
+from mpipar.backend import numpy as HOST
 from mpipar.checkpoint.boxes import Box
 from mpipar.errors import CheckpointError
 from mpipar.job.fault import fault
@@ -31,7 +31,6 @@ DTYPES = {
     "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 NAMES = {short: name for name, short in DTYPES.items()}
-HOST = backend.get("cpu")
 
 
 class Piece(NamedTuple):

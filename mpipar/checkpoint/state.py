@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from mpipar.backend import numpy as HOST
 from mpipar.checkpoint.boxes import Box, held, written
-from mpipar.checkpoint.shard import BUCKET, DTYPES, HOST, Piece
+from mpipar.checkpoint.shard import BUCKET, DTYPES, Piece
 from mpipar.errors import UsageError
 from mpipar.tensor import Tensor
 
@@ -21,10 +22,10 @@ class Stateful(Protocol):
 
 
 class State(NamedTuple):
-    """Tensors by their name in a checkpoint, and the plain values of the optimizer."""
+    """Tensors by their name in a checkpoint, and the plain values of the optimizer (None: there is no optimizer)."""
 
     tensors: dict[str, Tensor]
-    plain: dict[str, Any]
+    plain: dict[str, Any] | None
 
 
 def state_of(model: Stateful, optimizer: Stateful | None) -> State:
@@ -37,7 +38,7 @@ def state_of(model: Stateful, optimizer: Stateful | None) -> State:
             plain[name] = value
     if not tensors:
         raise UsageError("a checkpoint of nothing: the model has no parameters")
-    return State(tensors, plain)
+    return State(tensors, None if optimizer is None else plain)
 
 
 def my_slices(tensors: Mapping[str, Tensor]) -> dict[str, Box]:

@@ -9,10 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from mpipar.backend import numpy as HOST
 from mpipar.checkpoint.fill import fill, host_array
 from mpipar.checkpoint.index import INDEX, Index, parse_index, read_index
 from mpipar.checkpoint.loader import listed, newest
-from mpipar.checkpoint.shard import BUCKET, HOST, Piece, write_shard
+from mpipar.checkpoint.shard import BUCKET, Piece, write_shard
 from mpipar.checkpoint.state import MODEL
 from mpipar.checkpoint.verify import check_files, check_header
 from mpipar.comm import Comm, Ledger, Solo

@@ -19,8 +19,8 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 class Preemption:
     """Catches SIGUSR1 and SIGTERM from its making on; `requested` tells all ranks.
 
-    `asked` is a list to which a program's own handlers add: those of its first lines, before mpipar is imported, so that
-    a signal during the imports counts, too. Then no handlers are installed here.
+    `asked` is a list to which a program's own handlers add: those of its first lines, before mpipar is imported, so
+    that a signal during the imports counts, too. Then no handlers are installed here.
     """
 
     def __init__(self, asked: list[int] | None = None) -> None:

@@ -283,6 +283,9 @@ def test_nothing_there_is_none(directory: Path) -> None:
     assert load(directory, run.model) is None
     assert load(directory / "not there", run.model) is None
     assert latest(directory, world()) is None
+    on_first_rank(world(), lambda: (directory / "file").write_text("no checkpoint"))
+    with pytest.raises(CheckpointError, match="file is not a directory"):
+        load(directory / "file", run.model)
 
 
 def test_one_checkpoint_can_be_named(two: tuple[Path, dict[str, bytes]]) -> None:

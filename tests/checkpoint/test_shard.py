@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rank_data import of_rank
 
 from mpipar import CheckpointError
+from mpipar.backend import numpy as HOST
 from mpipar.checkpoint import shard
 from mpipar.checkpoint.boxes import Box, whole
 from mpipar.checkpoint.shard import DTYPES, Entry, Piece, hash_of, read_box, read_header, write_shard
@@ -41,7 +42,7 @@ def read(path: Path, box: Box | None = None) -> dict[str, Any]:
     found = {}
     for name, entry in read_header(fd, path).items():
         wanted = whole(entry.shape) if box is None else box
-        x = shard.HOST.zeros(entry.shape, entry.dtype)
+        x = HOST.zeros(entry.shape, entry.dtype)
         if 0 not in entry.shape:
             for part, values in read_box(fd, path, entry, wanted):
                 x[(*part.slices, ...)] = values
