@@ -1,24 +1,27 @@
-"""Filling arrays from the files of a checkpoint that has been checked, a few MiB at a time."""
+"""Filling arrays from the files of a checkpoint that has been checked, a bucket at a time."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
+from mpipar.backend import Backend
 from mpipar.backend import numpy as HOST
 from mpipar.checkpoint.boxes import Box, held, whole
 from mpipar.checkpoint.index import Index
-from mpipar.checkpoint.shard import open_regular, read_box, read_header
+from mpipar.checkpoint.shard import Run, open_regular, read_fully, read_header, runs
 from mpipar.tensor import Tensor
 
 
 class Target(NamedTuple):
-    """The part of a tensor that is wanted, and what takes it: called with a box of global indices and its values."""
+    """An array of this rank that is to be filled: the box of global indices that it holds, on the backend `xp`."""
 
     box: Box
-    put: Callable[[Box, Any], None]
+    array: Any
+    xp: Backend | ModuleType
 
 
 class Read(NamedTuple):
@@ -31,19 +34,12 @@ class Read(NamedTuple):
 
 def piece_of(tensor: Tensor) -> Target:
     """What this rank holds of a Tensor."""
-    xp, local, mine = tensor.mesh.xp, tensor.local, held(tensor.layout, tensor.mesh.coords)
-
-    def put(box: Box, x: Any) -> None:
-        out = local[box.within(mine).slices] if box.start else local  # NumPy makes a number of x[()]
-        here = x if xp is HOST else xp.from_host(x)
-        xp.copy_into(out, xp.cast(here, local.dtype))
-
-    return Target(mine, put)
+    return Target(held(tensor.layout, tensor.mesh.coords), tensor.local, tensor.mesh.xp)
 
 
 def host_array(x: Any) -> Target:
     """All of a tensor, into a host array."""
-    return Target(whole(x.shape), lambda box, part: HOST.copy_into(x[(*box.slices, ...)], part))
+    return Target(whole(x.shape), x, HOST)
 
 
 def fill(path: Path, index: Index, targets: Mapping[str, Target]) -> None:
@@ -63,8 +59,21 @@ def fill_from(file: Path, reads: Sequence[Read], targets: Mapping[str, Target]) 
     try:
         entries = read_header(fd, file)
         for name, part, stored in sorted(reads, key=lambda read: entries[read.name].offset):
-            put, origin = targets[name].put, (0,) * len(stored.start)
-            for box, x in read_box(fd, file, entries[name], part.within(stored)):
-                put(box.shifted(stored.start, origin), x)
+            for run in runs(entries[name], part.within(stored)):
+                take(fd, file, run, entries[name].dtype, stored, targets[name])
     finally:
         os.close(fd)
+
+
+def take(fd: int, file: Path, run: Run, dtype: str, stored: Box, target: Target) -> None:
+    """Reads one run: straight to its place where that is in one piece on the host, else by way of a buffer."""
+    xp, array = target.xp, target.array
+    here = run.part.shifted(stored.start, target.box.start)
+    out = array[here.slices] if here.start else array  # NumPy makes a number of x[()]
+    if xp is HOST and str(array.dtype) == dtype and out.shape == run.shape and out.flags.c_contiguous:
+        read_fully(fd, memoryview(HOST.wire(out)), run.offset, file)
+        return
+    x = HOST.empty(run.shape, dtype)
+    read_fully(fd, memoryview(HOST.wire(x)), run.offset, file)
+    x = x[run.inner] if run.inner else x
+    xp.copy_into(out, xp.cast(x if xp is HOST else xp.from_host(x), array.dtype))

@@ -64,7 +64,7 @@ def save(
     """Writes ``directory/step-00001000``; of those that are there the newest `keep` stay (None: all). Collective.
 
     `config`, `data` (the position in the data) and `seed` are kept for the caller: anything that JSON can hold. `comm`
-    are the ranks that hold the tensors together (default: those of the model's mesh). The memory that it takes is a few
+    are the ranks that hold the tensors together (default: those of the model's mesh). The memory that it takes is two
     MiB. Raises CheckpointError, the same on all ranks, where a rank cannot write; what was there before stays.
     """
     saver = Saver(directory, keep=keep, comm=comm)

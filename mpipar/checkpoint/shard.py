@@ -22,7 +22,7 @@ from mpipar.checkpoint.boxes import Box
 from mpipar.errors import CheckpointError
 from mpipar.job.fault import fault
 
-BUCKET = 1 << 22  # bytes that are read or written at a time
+BUCKET = 1 << 20  # bytes that are read or written at a time: they stay in the cache
 RUN = 1 << 16  # bytes: shorter runs are read together with what lies between them
 MAX_HEADER = 1 << 24
 MAX_DIMS = 32
@@ -234,34 +234,34 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_box(
-    fd: int, path: Path, entry: Entry, box: Box, outer: tuple[int, ...] = ()
-) -> Iterator[tuple[Box, Any]]:
-    """Reads a part of a stored tensor in parts of at most a bucket: each as a box and a host array.
+class Run(NamedTuple):
+    """Bytes that lie together in a file: a part of a tensor, and whole rows around it that are read with it."""
+
+    part: Box
+    offset: int
+    shape: tuple[int, ...]  # of what is read: whole rows
+    inner: tuple[slice, ...]  # where the part lies in it
+
+
+def runs(entry: Entry, box: Box, outer: tuple[int, ...] = ()) -> Iterator[Run]:
+    """How a part of a stored tensor is read, at most a bucket at a time.
 
     `outer` are the leading indices that are fixed already; entry and box have the dims that are left.
     """
     dtype, shape, offset = entry
     lead = Box(outer, tuple(i + 1 for i in outer))
     if not shape:
-        yield lead, _loaded(fd, path, entry, ()).reshape(lead.shape)
+        yield Run(lead, offset, lead.shape, (slice(None),) * len(outer))
         return
     row, needed = nbytes(shape[1:], dtype), nbytes(box.shape[1:], dtype)
     if row > BUCKET or RUN <= needed < row:
         for i in range(box.start[0], box.stop[0]):
             inner = Entry(dtype, shape[1:], offset + i * row)
-            yield from read_box(fd, path, inner, Box(box.start[1:], box.stop[1:]), (*outer, i))
+            yield from runs(inner, Box(box.start[1:], box.stop[1:]), (*outer, i))
         return
     step = BUCKET // row
     for first in range(box.start[0], box.stop[0], step):
         last = min(first + step, box.stop[0])
-        rows = _loaded(fd, path, Entry(dtype, shape[1:], offset + first * row), (last - first,))
         part = Box((*outer, first, *box.start[1:]), (*lead.stop, last, *box.stop[1:]))
-        yield part, rows[(slice(None), *box.slices[1:])].reshape(part.shape)
-
-
-def _loaded(fd: int, path: Path, entry: Entry, lead: tuple[int, ...]) -> Any:
-    """A host array of shape (*lead, *entry.shape)."""
-    x = HOST.empty((*lead, *entry.shape), entry.dtype)
-    read_fully(fd, memoryview(HOST.wire(x)), entry.offset, path)
-    return x
+        within = (slice(None),) * (len(outer) + 1) + box.slices[1:]
+        yield Run(part, offset + first * row, (*lead.shape, last - first, *shape[1:]), within)
