@@ -1,0 +1,142 @@
+"""Compiled kernels do what NumPy's do: to 1e-6 in float32, 1e-12 in float64; masks bit for bit.
+
+A failure names the kernel, the dtype and the largest difference, relative to the largest number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpipar.backend import numba as compiled
+from mpipar.backend import numpy as plain
+from mpipar.backend.numba.arithmetic import exp
+from mpipar.backend.numba.arithmetic import compiled as jit
+
+BOUND = {"float32": 1e-6, "float64": 1e-12}
+SHAPES = [(3, 7), (0, 4), (4, 0), (1, 1), (2, 3, 65), (130, 300)]
+
+
+def numbers(seed: int, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> np.ndarray:
+    return (scale * np.random.default_rng(seed).normal(size=shape)).astype(dtype)
+
+
+def strided(x: np.ndarray) -> np.ndarray:
+    """The same numbers, not contiguous."""
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+def leaves(value: Any) -> Iterator[np.ndarray]:
+    for part in value if isinstance(value, tuple) else (value,):
+        yield np.asarray(part)
+
+
+def compare(run: Callable[[Any], Any], dtype: str) -> None:
+    for ours, reference in zip(leaves(run(compiled)), leaves(run(plain)), strict=True):
+        assert (ours.shape, ours.dtype) == (reference.shape, reference.dtype)
+        if reference.size:
+            largest = np.abs(reference).max() or 1
+            assert np.abs(ours - reference).max() / largest <= BOUND[dtype] * 2
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, ()], ids=str)
+def test_gelu(shape, dtype):
+    x, g = numbers(1, shape, dtype, 3), numbers(2, shape, dtype)
+    compare(lambda xp: xp.gelu(x), dtype)
+    compare(lambda xp: xp.gelu_vjp(g, x), dtype)
+
+
+@pytest.mark.parametrize(
+    "shape", [shape for shape in SHAPES if shape[-1] > 1], ids=str
+)  # of one: 0, by rounding
+def test_layer_norm(shape, dtype):
+    x, g, (gain, bias) = numbers(1, shape, dtype), numbers(2, shape, dtype), numbers(3, (2, shape[-1]), dtype)
+    compare(lambda xp: xp.layer_norm(x, gain, bias, 1e-5)[0], dtype)
+    compare(lambda xp: xp.layer_norm_vjp(g, x, gain, xp.layer_norm(x, gain, bias, 1e-5)[1]), dtype)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
+@pytest.mark.parametrize("first", [0, 5, 10_000])
+def test_cross_entropy(shape, first, dtype):
+    z, top, scale = numbers(1, shape, dtype, 3), numbers(2, shape[:1], dtype), numbers(3, shape[:1], dtype)
+    columns = np.random.default_rng(4).integers(-1, 12, shape[0])
+    compare(lambda xp: xp.exp_sum(z, top), dtype)
+    compare(lambda xp: xp.softmax_minus_hot(z, top + 5, columns, first, scale), dtype)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 5), (3, 9), (130, 130), (70, 200)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention(queries, keys, causal, dtype):
+    q, g = numbers(1, (2, queries, 3, 4), dtype), numbers(2, (2, queries, 3, 5), dtype)
+    k, v = numbers(3, (2, keys, 3, 4), dtype), numbers(4, (2, keys, 3, 5), dtype)
+    compare(lambda xp: xp.attention(q, k, v, 0.7, causal), dtype)
+    out, lse = plain.attention(q, k, v, 0.7, causal)
+    compare(lambda xp: xp.attention_vjp(g, q, k, v, out, lse, 0.7, causal), dtype)
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("shape", [(7,), (0,), (), (40, 33)], ids=str)
+def test_adam(shape, decoupled, dtype):
+    def stepped(xp):
+        w, g, m = (numbers(seed, shape, dtype) for seed in (1, 2, 3))
+        v = numbers(4, shape, dtype) ** 2
+        xp.adam(w, g, m, v, 3, 1e-2, 0.9, 0.99, 1e-8, 0.1, decoupled)
+        return w, m, v
+
+    compare(stepped, dtype)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("momentum", [True, False])
+def test_sgd(nesterov, momentum, dtype):
+    def stepped(xp):
+        w, g, v = (numbers(seed, (40, 33), dtype) for seed in (1, 2, 3))
+        xp.sgd(w, g, v if momentum else None, 1e-2, 0.9 if momentum else 0.0, nesterov, 0.1)
+        return w, v
+
+    compare(stepped, dtype)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.999])
+def test_masks_have_the_same_bits(p, dtype):
+    index = [np.arange(3, 6), np.arange(4), np.arange(100, 165)]
+    for part in (index, index[:1], [], [np.arange(0), *index]):
+        ours, reference = (xp.keep_mask(12345, part, p, dtype) for xp in (compiled, plain))
+        assert ours.shape == reference.shape
+        assert np.array_equal(ours, reference)
+
+
+@jit()
+def _exp_of(x, y):
+    for i in range(x.size):
+        y[i] = exp(x[i])
+
+
+def test_exp_is_within_a_few_units_in_the_last_place(dtype):
+    x = np.random.default_rng(0).uniform(-80, 80, 100_000).astype(dtype)
+    y = np.empty_like(x)
+    _exp_of(x, y)
+    reference = np.exp(x.astype(np.longdouble))
+    assert np.abs((y - reference) / reference).max() < 20 * np.finfo(dtype).eps
+
+
+def test_what_is_not_a_number_stays_so(dtype):
+    x = np.array([[1.0, np.nan, 2.0]], dtype)
+    ones = np.ones(3, dtype)
+    assert np.isnan(compiled.gelu(x)).tolist() == [[False, True, False]]
+    assert np.isnan(compiled.layer_norm(x, ones, ones, 1e-5)[0]).all()
+    assert np.isnan(compiled.exp_sum(x, ones[:1])).all()
+
+
+@pytest.mark.parametrize("kernel", ["gelu"])
+def test_strided_arrays(kernel, dtype):
+    x = strided(numbers(1, (4, 5), dtype))
+    compare(lambda xp: getattr(xp, kernel)(x), dtype)
