@@ -1,0 +1,36 @@
+"""Compiles the kernels before their first use. Of the processes of a machine one compiles, the others load what it kept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mpipar.backend.numba import attend, bits, kernels, updates
+
+
+def compile_all() -> None:
+    """Runs every kernel once on a few numbers, in float32 and float64, one process after the other."""
+    lock = Path(tempfile.gettempdir(), f"mpipar-kernels-{os.getuid()}.lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system frees it if this process dies
+        for dtype in ("float32", "float64"):
+            _run_all(dtype)
+
+
+def _run_all(dtype: str) -> None:
+    x = np.ones((2, 4), dtype)
+    row, columns, qkv = x[0], np.zeros(2, np.int64), np.ones((1, 2, 3, 1, 4), dtype)
+    kernels.gelu_vjp(kernels.gelu(x), x)
+    y, saved = kernels.layer_norm(x, row, row, 1e-5)
+    kernels.layer_norm_vjp(y, x, row, saved)
+    kernels.softmax_minus_hot(x, kernels.exp_sum(x, x[:, 0].copy()), columns, 0, row[:2])
+    q, k, v = (qkv[:, :, part] for part in range(3))
+    out, lse = attend.attention(q, k, v, 1.0, True)
+    attend.attention_vjp(out, q, k, v, out, lse, 1.0, True)
+    bits.keep_mask(1, [np.arange(2), np.arange(4)], 0.5, dtype)
+    updates.sgd(x, x.copy(), x.copy(), 0.1, 0.9, True, 0.0)
+    updates.adam(x, x.copy(), x.copy(), x.copy(), 1, 0.1, 0.9, 0.99, 1e-8, 0.0, True)
