@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 
 import hypothesis
 import pytest
@@ -18,6 +19,9 @@ hypothesis.settings.register_profile(
     "ranks", derandomize=True, database=None, deadline=None
 )  # alike on all ranks
 hypothesis.settings.load_profile("ranks")
+
+COMPILED = find_spec("numba") is not None  # the extra `fast`
+collect_ignore = [] if COMPILED else ["compiled"]
 
 HOME = choose(None).xp  # of MPIPAR_TEST_DEVICE
 DEVICES: dict[str, Backend] = {"cpu": cpu(), HOME.name: HOME, "double": DoubleBackend()}
@@ -40,6 +44,12 @@ def make_mesh(device: str) -> Callable[..., Mesh]:
 def mesh_on(device: str, axes: tuple[tuple[str, int], ...]) -> Mesh:
     """Made once: an MPI has about 2,000 communicators to give."""
     return Mesh(device=DEVICES[device], **dict(axes))
+
+
+def pytest_report_header() -> str:
+    kernels = cpu().__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+    left_out = "" if COMPILED else "; tests/compiled is left out: it needs the extra fast"
+    return f"kernels of the CPU: {kernels}{left_out}"
 
 
 LAWS = pytest.StashKey[Counter[str]]()

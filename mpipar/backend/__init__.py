@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
+
 from mpipar.backend.base import Array, Backend, Device, DType, Shape
+from mpipar.errors import UsageError
 
 __all__ = ["Array", "Backend", "DType", "Device", "Shape", "cpu"]
 
 
+@cache
 def cpu() -> Backend:
-    """The backend of the CPU: NumPy. (`cards.take` gives that of a card.)"""
+    """The backend of the CPU. (`cards.take` gives that of a card.)
+
+    NumPy, with compiled kernels where Numba is installed (the extra `fast`). MPIPAR_KERNELS=numpy leaves them out,
+    MPIPAR_KERNELS=numba raises UsageError where they cannot be had.
+    """
     from mpipar.backend import numpy  # noqa: PLC0415  (imported when first asked for)
     from mpipar.backend.numpy.memory import keep_memory  # noqa: PLC0415
 
     keep_memory()
-    return numpy
+    asked = os.environ.get("MPIPAR_KERNELS", "")
+    if asked not in ("", "numba", "numpy"):
+        raise UsageError(f"MPIPAR_KERNELS={asked} is not known; write numba, numpy, or leave it out")
+    return numpy if asked == "numpy" else _compiled(numpy, must=asked == "numba")
+
+
+def _compiled(plain: Backend, must: bool) -> Backend:
+    try:
+        from mpipar.backend import numba  # noqa: PLC0415
+    except ImportError as error:
+        if must or error.name not in ("numba", "llvmlite"):
+            raise UsageError(f"no compiled kernels: {error}. Write pip install 'mpipar[fast]'") from None
+        return plain
+    numba.compile_all()
+    return numba  # type: ignore[return-value]  # its other names come from backend.numpy

@@ -40,8 +40,18 @@ def normal(np: Any, block: int, key: int, index: Sequence[Array], dtype_: DType)
 
 
 def keep_mask(np: Any, block: int, key: int, index: Sequence[Array], p: float, dtype_: DType) -> Array:
-    bound, scale = uint32(min(int(p * 2**32), 2**32 - 1)), dtype(dtype_).type(1 / (1 - p))
+    bound, scale = mask_numbers(p, dtype_)
     return _each(np, block, key, index, dtype_, lambda word: (word(0) >= bound) * scale)
+
+
+def mask_numbers(p: float, dtype_: DType) -> tuple[uint32, Any]:
+    """The least word of an element that is kept, and what the element is multiplied by."""
+    return uint32(min(int(p * 2**32), 2**32 - 1)), dtype(dtype_).type(1 / (1 - p))
+
+
+def mask_words(np: Any, key: int, outer: Sequence[Array]) -> Array:
+    """The 64-bit word of each row of a mask."""
+    return _mix64(_row_words(np, key, outer))
 
 
 def _each(

@@ -16,10 +16,11 @@ NOT_IMPORTED = {
     "mpipar.testing.plugin",
     "mpipar.testing.witness",
 }
+EXTRAS = ("mpipar.backend.cupy", "mpipar.backend.numba")  # on some machines only
 MODULES = sorted(
     found.name
     for found in pkgutil.walk_packages(mpipar.__path__, "mpipar.")
-    if found.name not in NOT_IMPORTED and not found.name.startswith("mpipar.backend.cupy")  # an extra
+    if found.name not in NOT_IMPORTED and not found.name.startswith(EXTRAS)
 )
 
 

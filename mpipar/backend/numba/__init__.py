@@ -1,21 +1,32 @@
-"""Arrays in the memory of a CPU rank, with compiled kernels: NumPy's names, some of them replaced by one pass over memory.
+"""Arrays in the memory of a CPU rank, with compiled kernels: NumPy's names, some replaced by one pass over memory.
 
-It is taken in place of `backend.numpy` where Numba is installed (the extra `fast`), unless MPIPAR_KERNELS=numpy.
+The reference is `backend.numpy`; `backend.cpu` says when this is taken in its place.
 """
 
 from __future__ import annotations
 
-from mpipar.backend.numpy import *  # noqa: F403  isort: skip
+# isort: off
+from mpipar.backend.numpy import *  # noqa: F403  (all names of the contract, and below those that are replaced)
 from mpipar.backend.numba.attend import attention, attention_vjp
-from mpipar.backend.numba.bits import keep_mask
+from mpipar.backend.numba.bits import keep_mask  # type: ignore[assignment]
 from mpipar.backend.numba.kernels import (
     exp_sum,
     gelu,
     gelu_vjp,
     layer_norm,
     layer_norm_vjp,
+    rms_norm,
+    rms_norm_vjp,
     softmax_minus_hot,
+    swiglu,
+    swiglu_vjp,
 )
+from mpipar.backend.numba.start import compile_all
 from mpipar.backend.numba.updates import adam, sgd
 
-name = "cpu"
+# isort: on
+
+__all__ = [
+    "adam", "attention", "attention_vjp", "compile_all", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "layer_norm",
+    "layer_norm_vjp", "rms_norm", "rms_norm_vjp", "sgd", "softmax_minus_hot", "swiglu", "swiglu_vjp",
+]  # fmt: skip

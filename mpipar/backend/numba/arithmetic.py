@@ -1,4 +1,4 @@
-"""exp and GELU for compiled loops, as arithmetic that the compiler turns into vector instructions.
+"""exp for compiled loops, as arithmetic that the compiler turns into vector instructions.
 
 Numba calls the C library's exp for one number after the other. This one is a polynomial after the reduction
 x = k·ln 2 + r, |r| ≤ ½ ln 2 (Cody & Waite 1980): within 3 units in the last place of float32, and 4e-15 relative in
@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import factorial, pi, sqrt
+from math import factorial
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, overload, register_jitable
+from numba.extending import intrinsic, overload
 
 # sums may be made in lanes and products fused; NaN and infinity keep their meaning
 FREE = {"contract", "reassoc", "nsz", "arcp"}
 compiled = partial(njit, nogil=True, cache=True, error_model="numpy", fastmath=FREE)
-inlined = partial(register_jitable, inline="always", error_model="numpy", fastmath=FREE)
 
 F = np.float32
 LOG2E, LIMIT = 1.4426950408889634, 708.0
@@ -29,10 +28,9 @@ LOG2E_32, LIMIT_32, HIGH_32, LOW_32 = F(LOG2E), F(87), F(0.693359375), F(-2.1219
 HALF_32, ONE_32 = F(0.5), F(1)
 C2, C3, C4, C5, C6, C7, C8, C9, C10, C11, C12, C13 = (1 / factorial(n) for n in range(2, 14))
 M2, M3, M4, M5, M6, M7 = (  # the polynomial of least error in float32, from Cephes' expf
-    F(5.0000001201e-1), F(1.6666665459e-1), F(4.1665795894e-2), F(8.3334519073e-3), F(1.3981999507e-3), F(1.9875691500e-4),
+    F(5.0000001201e-1), F(1.6666665459e-1), F(4.1665795894e-2), F(8.3334519073e-3), F(1.3981999507e-3),
+    F(1.9875691500e-4),
 )  # fmt: skip
-SLOPE, CUBE = sqrt(2 / pi), 0.044715  # of GELU
-TWICE_32, CUBE_32, CUBE3_32 = F(2 * SLOPE), F(CUBE), F(3 * CUBE)
 
 
 def _power_of_two(integer: Any, real: Any, mantissa: int, bias: int) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mpipar.backend.base import Array
-from mpipar.backend.numba.arithmetic import CUBE, SLOPE, compiled, exp
-from mpipar.backend.numpy.kernels import flat, rows_of
+from mpipar.backend.numba.arithmetic import compiled, exp
+from mpipar.backend.numpy.kernels import CUBE, SLOPE, flat, pairs_of, rows_of
 
 
 def gelu(x: Array) -> Array:
@@ -53,6 +53,34 @@ def softmax_minus_hot(z: Array, lse: Array, columns: Array, first: int, scale: A
     out = np.empty(z.shape, z.dtype)
     _softmax_minus_hot(z, lse, columns, first, scale, out)
     return out
+
+
+def rms_norm(x: Array, gain: Array, eps: float) -> tuple[Array, Any]:
+    rows = rows_of(x)
+    y, scale = np.empty(rows.shape, rows.dtype), np.empty(len(rows), rows.dtype)
+    _rms_norm(rows, gain, y, scale, *constants(x.dtype, 1, 1 / max(1, rows.shape[1]), eps))
+    return y.reshape(x.shape), scale
+
+
+def rms_norm_vjp(g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, Array]:
+    rows = rows_of(x)
+    out, g_gain = np.empty(rows.shape, rows.dtype), np.zeros(rows.shape[1], rows.dtype)
+    _rms_norm_vjp(rows_of(g), rows, gain, saved, out, g_gain, *constants(x.dtype, 1 / max(1, rows.shape[1])))
+    return out.reshape(x.shape), g_gain
+
+
+def swiglu(x: Array) -> Array:
+    pairs = pairs_of(x)
+    y = np.empty((len(pairs), x.shape[-1]), x.dtype)
+    _swiglu(pairs, y, *constants(x.dtype, 1))
+    return y.reshape(*x.shape[:-2], x.shape[-1])
+
+
+def swiglu_vjp(g: Array, x: Array) -> Array:
+    pairs = pairs_of(x)
+    out = np.empty(pairs.shape, x.dtype)
+    _swiglu_vjp(g.reshape(len(pairs), x.shape[-1]), pairs, out, *constants(x.dtype, 1))
+    return out.reshape(x.shape)
 
 
 def constants(dtype: Any, *values: float) -> list[Any]:
@@ -133,3 +161,51 @@ def _softmax_minus_hot(z, lse, columns, first, scale, out):  # type: ignore[no-u
         column = columns[i] - first
         if 0 <= column < width:
             out[i, column] -= scale[i]
+
+
+@compiled()
+def _rms_norm(x, gain, y, scale, one, share, eps):  # type: ignore[no-untyped-def]
+    n, width = x.shape
+    for i in range(n):
+        square = one - one
+        for j in range(width):
+            square += x[i, j] * x[i, j]
+        r = one / np.sqrt(square * share + eps)
+        for j in range(width):
+            y[i, j] = x[i, j] * r * gain[j]
+        scale[i] = r
+
+
+@compiled()
+def _rms_norm_vjp(g, x, gain, scale, out, g_gain, share):  # type: ignore[no-untyped-def]
+    n, width = x.shape
+    for i in range(n):
+        r = scale[i]
+        along = share - share
+        for j in range(width):
+            hat = x[i, j] * r
+            along += g[i, j] * gain[j] * hat
+            g_gain[j] += g[i, j] * hat
+        along *= share
+        for j in range(width):
+            out[i, j] = (g[i, j] * gain[j] - x[i, j] * r * along) * r
+
+
+@compiled()
+def _swiglu(x, y, one):  # type: ignore[no-untyped-def]
+    n, width = y.shape
+    for i in range(n):
+        for j in range(width):
+            a = x[i, 0, j]
+            y[i, j] = a / (one + exp(-a)) * x[i, 1, j]
+
+
+@compiled()
+def _swiglu_vjp(g, x, out, one):  # type: ignore[no-untyped-def]
+    n, width = g.shape
+    for i in range(n):
+        for j in range(width):
+            a = x[i, 0, j]
+            s = one / (one + exp(-a))
+            out[i, 0, j] = g[i, j] * x[i, 1, j] * (s + a * s * (one - s))
+            out[i, 1, j] = g[i, j] * a * s

@@ -1,4 +1,4 @@
-"""Compiles the kernels before their first use. Of the processes of a machine one compiles, the others load what it kept."""
+"""Compiles the kernels before their first use: of the processes of a machine one does, the others load what it kept."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def _run_all(dtype: str) -> None:
     kernels.gelu_vjp(kernels.gelu(x), x)
     y, saved = kernels.layer_norm(x, row, row, 1e-5)
     kernels.layer_norm_vjp(y, x, row, saved)
+    y, saved = kernels.rms_norm(x, row, 1e-5)
+    kernels.rms_norm_vjp(y, x, row, saved)
+    pairs = np.ones((2, 2, 4), dtype)
+    kernels.swiglu_vjp(kernels.swiglu(pairs), pairs)
     kernels.softmax_minus_hot(x, kernels.exp_sum(x, x[:, 0].copy()), columns, 0, row[:2])
     q, k, v = (qkv[:, :, part] for part in range(3))
     out, lse = attend.attention(q, k, v, 1.0, True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from mpipar.backend.base import Array
+from mpipar.backend.dtypes import SIXTEEN_BIT
 from mpipar.backend.numba.arithmetic import compiled
 from mpipar.backend.numba.kernels import constants
 from mpipar.backend.numpy import updates
-from mpipar.backend.numpy.arrays import SIXTEEN_BIT
 from mpipar.backend.numpy.updates import flat_view
 
 
@@ -18,9 +18,10 @@ def sgd(
 ) -> None:  # fmt: skip
     """v ← momentum·v + g; w ← w - lr·v (Nesterov: g + momentum·v). Decay is added to g."""
     if param.dtype in SIXTEEN_BIT or velocity is None:
-        return updates.sgd(param, grad, velocity, lr, momentum, nesterov, weight_decay)
-    numbers = constants(param.dtype, lr, momentum, weight_decay)
-    _sgd(flat_view(param), grad.reshape(-1), flat_view(velocity), *numbers, nesterov)
+        updates.sgd(param, grad, velocity, lr, momentum, nesterov, weight_decay)
+    else:
+        numbers = constants(param.dtype, lr, momentum, weight_decay)
+        _sgd(flat_view(param), grad.reshape(-1), flat_view(velocity), *numbers, nesterov)
 
 
 def adam(
@@ -29,7 +30,8 @@ def adam(
 ) -> None:  # fmt: skip
     """Kingma & Ba 2015, algorithm 1; `decoupled`: Loshchilov & Hutter 2019, algorithm 2. `step` counts from 1."""
     if param.dtype in SIXTEEN_BIT:
-        return updates.adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
+        updates.adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
+        return
     kept, added = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
     rate, second = lr / (1 - beta1**step), 1 / (1 - beta2**step)
     numbers = constants(param.dtype, kept, added, rate, second, beta1, 1 - beta1, beta2, 1 - beta2, eps)

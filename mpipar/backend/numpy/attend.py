@@ -8,7 +8,7 @@ Each head of k and v serves a group of G = H/K heads of q (Ainslie et al. 2023):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -18,42 +18,57 @@ from mpipar.backend.base import Array
 BLOCK = 64  # queries a block
 
 
-def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple[Array, Array]:
+def soften(scores: Array, lse: Array, scale: float, causal: bool) -> None:
+    """Products of queries and keys (…, rows, seen) → probabilities in place; the log-sum-exp of each row (…, rows)."""
+    mask(scores, scale, causal)
+    top = scores.max(-1, keepdims=True, initial=-np.inf)
+    scores -= top
+    np.exp(scores, out=scores)
+    total = scores.sum(-1, keepdims=True)
+    scores /= total
+    lse[...] = (top + np.log(total))[..., 0]
+
+
+def soften_vjp(p: Array, dp: Array, lse: Array, along: Array, scale: float, causal: bool) -> None:
+    """Products → probabilities, and the gradient of the probabilities → that of the products, both in place."""
+    mask(p, scale, causal)
+    p -= lse[..., None]
+    np.exp(p, out=p)
+    dp -= along[..., None]
+    dp *= p
+    dp *= scale
+
+
+def attention(
+    q: Array, k: Array, v: Array, scale: float, causal: bool, soften: Callable[..., None] = soften
+) -> tuple[Array, Array]:
+    """`soften` may be another function that does the same."""
     (b, t, h, _), keys = q.shape, k.shape[1]
     out = np.empty((b, t, h, v.shape[3]), q.dtype)
     lse = np.empty((b, h, t), q.dtype)
     values, to, lse_to = heads(v)[:, :, None], groups(out, k), lse.reshape(b, *grouping(h, k), t)
     for rows, seen in query_blocks(t, keys, causal):
-        scores = masked_scores(q, k, rows, seen, scale, causal)
-        top = scores.max(-1, keepdims=True, initial=-np.inf)
-        scores -= top
-        np.exp(scores, out=scores)
-        total = scores.sum(-1, keepdims=True)
-        scores /= total
+        scores = products(q, k, rows, seen)
+        soften(scores, lse_to[..., rows], scale, causal)
         np.matmul(scores, values[..., :seen, :], out=to[..., rows, :])
-        lse_to[..., rows] = (top + np.log(total))[..., 0]
         del scores  # one block at a time: not beside the next
     return out, lse
 
 
 def attention_vjp(
-    g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool
-) -> tuple[Array, Array, Array]:
+    g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool,
+    soften_vjp: Callable[..., None] = soften_vjp,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     gq, gk, gv = np.empty(q.shape, q.dtype), np.zeros(k.shape, k.dtype), np.zeros(v.shape, v.dtype)
-    by_group = (len(q), *grouping(q.shape[2], k), q.shape[1], 1)  # (B, K, G, T, 1)
+    by_group = (len(q), *grouping(q.shape[2], k), q.shape[1])  # (B, K, G, T)
     along = np.einsum("bthd,bthd->bht", g, out).reshape(by_group)  # Σ p·dp of each row, from g and out alone
     lse, queries, upper, to = lse.reshape(by_group), groups(q, k), groups(g, k), groups(gq, k)
     keys, values = heads(k)[:, :, None], heads(v)[:, :, None]  # (B, K, 1, S, D)
     for rows, seen in query_blocks(q.shape[1], k.shape[1], causal):
-        p = masked_scores(q, k, rows, seen, scale, causal)
-        p -= lse[..., rows, :]
-        np.exp(p, out=p)
-        u = upper[..., rows, :]
-        heads(gv)[:, :, :seen] += joined(p).swapaxes(2, 3) @ joined(u)
+        p, u = products(q, k, rows, seen), upper[..., rows, :]
         dp = u @ values[..., :seen, :].swapaxes(3, 4)
-        dp -= along[..., rows, :]
-        dp *= p
-        dp *= scale
+        soften_vjp(p, dp, lse[..., rows], along[..., rows], scale, causal)
+        heads(gv)[:, :, :seen] += joined(p).swapaxes(2, 3) @ joined(u)
         np.matmul(dp, keys[..., :seen, :], out=to[..., rows, :])
         heads(gk)[:, :, :seen] += joined(dp).swapaxes(2, 3) @ joined(queries[..., rows, :])
         del p, dp
@@ -68,14 +83,17 @@ def query_blocks(queries: int, keys: int, causal: bool, block: int = BLOCK) -> I
         yield slice(start, stop), keys - queries + stop if causal else keys
 
 
-def masked_scores(q: Array, k: Array, rows: slice, seen: int, scale: float, causal: bool) -> Array:
-    """scale·qkᵀ of a block (B, K, G, rows, seen), -inf above the diagonal."""
-    scores: Array = groups(q, k)[..., rows, :] @ heads(k)[:, :, None, :seen].swapaxes(3, 4)
+def products(q: Array, k: Array, rows: slice, seen: int) -> Array:
+    """qkᵀ of a block: (B, K, G, rows, seen)."""
+    return groups(q, k)[..., rows, :] @ heads(k)[:, :, None, :seen].swapaxes(3, 4)
+
+
+def mask(scores: Array, scale: float, causal: bool) -> None:
+    """Times scale in place, -inf above the diagonal: the last row sees all keys, the one before it one less."""
     scores *= scale
     if causal:
-        n = rows.stop - rows.start
+        n, seen = scores.shape[-2:]
         scores[..., seen - n :] += above(n, scores.dtype.str)
-    return scores
 
 
 def heads(x: Array) -> Array:

@@ -13,8 +13,8 @@ import pytest
 
 from mpipar.backend import numba as compiled
 from mpipar.backend import numpy as plain
-from mpipar.backend.numba.arithmetic import exp
 from mpipar.backend.numba.arithmetic import compiled as jit
+from mpipar.backend.numba.arithmetic import exp
 
 BOUND = {"float32": 1e-6, "float64": 1e-12}
 SHAPES = [(3, 7), (0, 4), (4, 0), (1, 1), (2, 3, 65), (130, 300)]
@@ -63,6 +63,20 @@ def test_layer_norm(shape, dtype):
     compare(lambda xp: xp.layer_norm_vjp(g, x, gain, xp.layer_norm(x, gain, bias, 1e-5)[1]), dtype)
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[-1] > 1], ids=str)
+def test_rms_norm(shape, dtype):
+    x, g, gain = numbers(1, shape, dtype), numbers(2, shape, dtype), numbers(3, shape[-1:], dtype)
+    compare(lambda xp: xp.rms_norm(x, gain, 1e-5)[0], dtype)
+    compare(lambda xp: xp.rms_norm_vjp(g, x, gain, xp.rms_norm(x, gain, 1e-5)[1]), dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_swiglu(shape, dtype):
+    x, g = numbers(1, (*shape[:-1], 2, shape[-1]), dtype, 3), numbers(2, shape, dtype)
+    compare(lambda xp: xp.swiglu(x), dtype)
+    compare(lambda xp: xp.swiglu_vjp(g, x), dtype)
+
+
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 @pytest.mark.parametrize("first", [0, 5, 10_000])
 def test_cross_entropy(shape, first, dtype):
@@ -74,8 +88,9 @@ def test_cross_entropy(shape, first, dtype):
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 5), (3, 9), (130, 130), (70, 200)])
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention(queries, keys, causal, dtype):
-    q, g = numbers(1, (2, queries, 3, 4), dtype), numbers(2, (2, queries, 3, 5), dtype)
+@pytest.mark.parametrize("group", [1, 2])
+def test_attention(queries, keys, causal, group, dtype):
+    q, g = numbers(1, (2, queries, 3 * group, 4), dtype), numbers(2, (2, queries, 3 * group, 5), dtype)
     k, v = numbers(3, (2, keys, 3, 4), dtype), numbers(4, (2, keys, 3, 5), dtype)
     compare(lambda xp: xp.attention(q, k, v, 0.7, causal), dtype)
     out, lse = plain.attention(q, k, v, 0.7, causal)
