@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 from mpipar.config.axes import parse_axes
@@ -121,9 +121,10 @@ def check_style(config: TrainConfig) -> None:
             f"--kv-heads {c.kv_heads} is more than --heads {c.heads}: write --kv-heads {c.heads} or less"
         )
     if c.kv_heads and c.heads % c.kv_heads:
+        divisors = [n for n in range(1, c.heads + 1) if c.heads % n == 0]
+        below, above = max(n for n in divisors if n < c.kv_heads), min(n for n in divisors if n > c.kv_heads)
         raise UsageError(
-            f"--kv-heads {c.kv_heads} does not divide --heads {c.heads}: "
-            f"write --kv-heads {gcd(c.kv_heads, c.heads)} or {c.heads}"
+            f"--kv-heads {c.kv_heads} does not divide --heads {c.heads}: write --kv-heads {below} or {above}"
         )
 
 

@@ -87,7 +87,7 @@ def test_what_can_run_passes(line: str, ranks: int) -> None:
         (
             "--style llama --kv-heads 4",
             1,
-            "--kv-heads 4 does not divide --heads 6: write --kv-heads 2 or 6",
+            "--kv-heads 4 does not divide --heads 6: write --kv-heads 3 or 6",
         ),
         (
             "--style llama --kv-heads 7",

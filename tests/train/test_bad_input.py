@@ -121,7 +121,7 @@ BAD = {
     ),
     "heads of keys that do not divide": (
         "--style llama --heads 6 --kv-heads 4",
-        "--kv-heads 4 does not divide --heads 6: write --kv-heads 2 or 6",
+        "--kv-heads 4 does not divide --heads 6: write --kv-heads 3 or 6",
     ),
     "more heads of keys than heads": (
         "--style llama --heads 6 --kv-heads 12",
