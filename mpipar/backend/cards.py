@@ -121,7 +121,7 @@ def misfit(driver: int, runtime: int) -> str:
 
 
 def no_driver() -> str:
-    return "there is no NVIDIA driver on this machine (`nvidia-smi` asks it)"
+    return "there is no NVIDIA driver on this machine"
 
 
 def install(driver: int) -> str:

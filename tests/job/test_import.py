@@ -23,8 +23,9 @@ def started(name):
 
 started("mpipar")
 names = [module.name for module in pkgutil.walk_packages(mpipar.__path__, "mpipar.")]
-for name in names:  # CuPy is an extra, and its backend is walked only where it is installed
-    if name not in ("mpipar.comm.mpi", "mpipar.__main__") and not name.startswith("mpipar.backend.cupy"):
+EXTRAS = ("mpipar.backend.cupy", "mpipar.backend.numba")  # walked only where they are installed
+for name in names:
+    if name not in ("mpipar.comm.mpi", "mpipar.__main__") and not name.startswith(EXTRAS):
         importlib.import_module(name)
         started(name)
 from mpipar.job import world_if_started
