@@ -6,24 +6,37 @@ The loop is here in the open. Nothing in it communicates but the moves inside th
 
 from __future__ import annotations
 
+import signal
+
+ASKED: list[
+    int
+] = []  # the signals by which the cluster asks us to stop; heard from here on, imports take seconds
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: ASKED.append(number))
+
 import shlex
 import sys
 from datetime import datetime
 from functools import partial
 from time import perf_counter
+from typing import TypeAlias
 
 from mpipar import Mesh, __version__, no_grad
+from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked
 from mpipar.comm import Comm
-from mpipar.config import TrainConfig, as_toml, check, parse
+from mpipar.config import AUTO, TrainConfig, as_toml, check, parse
 from mpipar.data import Batches, Corpus, TextBatches, on_all_ranks, on_first_rank
 from mpipar.job import world
 from mpipar.job.device import choose
-from mpipar.log import METRICS, Metrics, Progress, StepRecord, check_out, prepare_out, readable, weights_table
+from mpipar.job.preempt import PREEMPTED, Preemption
+from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table, write_config
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows
 from mpipar.optim import SGD, Adam, AdamW, clip_grad_norm, constant, cosine
 from mpipar.parallel import stop_unless_finite, sync_gradients
 from mpipar.random import Noise
+
+Optimizer: TypeAlias = AdamW | Adam | SGD
 
 OTHER_SETTINGS = (
     "{ranks} would run with other settings than the rest: give all ranks the same flags, "
@@ -35,7 +48,7 @@ def main() -> None:
     ranks = world()  # starts MPI; from here on a failure on one rank ends the whole job
     config = read_config(ranks)
     check(config, ranks.size)
-    on_first_rank(ranks, lambda: check_out(config.out))
+    on_first_rank(ranks, lambda: check_start(config))
     device = choose(config.device, ranks_per_gpu=config.ranks_per_gpu)
     corpus = Corpus.load(config.data, ranks, config.context)
     mesh = Mesh.parse(config.mesh, device=device.xp)
@@ -43,21 +56,29 @@ def main() -> None:
         TextBatches(corpus, config.seed, config.batch, config.context), mesh, config.micro_batch
     )
     model = build_model(config, mesh, corpus.vocabulary)
-    header = f"mpipar {__version__}: mpirun -n {ranks.size} python {shlex.join(sys.argv)}"
-    out = on_first_rank(ranks, lambda: prepare_out(config.out, datetime.now(), as_toml(config, header)))
-    with Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress:
+    optimizer = build_optimizer(config, model)
+    out = on_first_rank(ranks, lambda: make_out(config.out, datetime.now()))
+    with (
+        locked(config, out, ranks),
+        Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress,
+    ):
         progress.say(
             f"{mesh} on {device.words}, results in {out}\n{corpus.describe()}\n\n{weights_table(weight_rows(model))}\n"
         )
-        with Metrics(out / METRICS, enabled=mesh.rank == 0) as metrics:
-            train(config, model, batches, metrics, progress)
-        if config.val_every:
-            progress.say(f"\nvalidation loss {validate(config, model, batches):.4f} nats a {corpus.unit}")
-        if config.sample and corpus.unit == "token":
-            progress.say(f"no sample: mpipar cannot write the tokens of {corpus.tokenizer} as text")
-        elif config.sample:
-            text = sample(model, b"def ", config.sample, seed=config.seed)
-            progress.say(f"\na sample from the model:\n{readable(text)}")
+        start = go_on(config, out, corpus.digest, model, optimizer, progress.say)
+        if start and start >= config.steps:
+            progress.say(f"nothing to do: {start} of {config.steps} steps are done")
+            return
+        header = f"mpipar {__version__}: mpirun -n {ranks.size} python {shlex.join(sys.argv)}"
+        on_first_rank(ranks, lambda: write_config(out, as_toml(config, header)))
+        after = start if config.resume == AUTO else None
+        with Metrics(out / METRICS, enabled=mesh.rank == 0, after=after) as metrics:
+            saver = RunSaver(config, out, corpus.digest, progress.say)
+            done = train(config, model, optimizer, batches, start, metrics, progress, saver)
+        if done < config.steps:
+            progress.say(f"stopped after step {done} by a signal: go on with --resume auto --out {out}")
+            sys.exit(PREEMPTED)
+        show_end(config, model, batches, progress)
 
 
 def read_config(ranks: Comm) -> TrainConfig:
@@ -77,7 +98,7 @@ def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:
     return GPT(shape, mesh)
 
 
-def build_optimizer(config: TrainConfig, model: GPT) -> AdamW | Adam | SGD:
+def build_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
     parameters, lr, decay = model.parameters(), config.lr, config.weight_decay
     if config.optimizer == "sgd":
         return SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)
@@ -90,9 +111,14 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return cosine(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup)
 
 
-def train(config: TrainConfig, model: GPT, batches: Batches, metrics: Metrics, progress: Progress) -> None:
-    optimizer, ledger = build_optimizer(config, model), batches.mesh.ledger
-    for step in range(config.steps):
+def train(
+    config: TrainConfig, model: GPT, optimizer: Optimizer, batches: Batches, start: int, metrics: Metrics,
+    progress: Progress, saver: RunSaver,
+) -> int:  # fmt: skip
+    """Trains from step `start` to the last one, or to a signal; returns how many steps are done by then."""
+    preemption, ranks, ledger = Preemption(ASKED), world(), batches.mesh.ledger
+    done = start
+    for step in range(start, config.steps):
         begin, bytes_before, comm_before = perf_counter(), ledger.bytes, ledger.seconds
         optimizer.lr = learning_rate(config, step)
         loss = forward_backward(model, batches, step, config.seed)
@@ -119,6 +145,16 @@ def train(config: TrainConfig, model: GPT, batches: Batches, metrics: Metrics, p
         )
         metrics.write(record)
         progress.step(record)
+        stop = done < config.steps and preemption.requested(ranks)
+        if stop or saver.is_due(done):
+            metrics.sync()
+            saver.save(done, model, optimizer)
+        else:
+            saver.poll()
+        if stop:
+            break
+    saver.close()
+    return done
 
 
 def forward_backward(model: GPT, batches: Batches, step: int, seed: int) -> float:
@@ -141,6 +177,18 @@ def validate(config: TrainConfig, model: GPT, batches: Batches) -> float:
             tokens += part.count
     model.train()
     return total / tokens
+
+
+def show_end(config: TrainConfig, model: GPT, batches: Batches, progress: Progress) -> None:
+    """The validation loss, and a sample from the model."""
+    corpus = batches.text.corpus
+    if config.val_every:
+        progress.say(f"\nvalidation loss {validate(config, model, batches):.4f} nats a {corpus.unit}")
+    if config.sample and corpus.unit == "token":
+        progress.say(f"no sample: mpipar cannot write the tokens of {corpus.tokenizer} as text")
+    elif config.sample:
+        text = sample(model, b"def ", config.sample, seed=config.seed)
+        progress.say(f"\na sample from the model:\n{readable(text)}")
 
 
 if __name__ == "__main__":

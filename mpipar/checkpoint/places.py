@@ -13,10 +13,17 @@ from pathlib import Path
 from mpipar.checkpoint.index import INDEX
 from mpipar.errors import CheckpointError
 from mpipar.job.fault import fault
+from mpipar.log import CHECKPOINTS
 
 STEP = re.compile(r"(\.replaced-)?step-([0-9]{8,15})")
 MAX_STEP = 10**15 - 1
 TEMPORARY, REPLACED = ".tmp-", ".replaced-"
+
+
+def below(path: Path) -> Path:
+    """Where the checkpoints of a run are, where `path` is the directory of a run; else `path`."""
+    path = path.expanduser()
+    return path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
 
 
 def step_name(step: int) -> str:

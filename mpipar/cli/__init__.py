@@ -5,33 +5,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mpipar.cli import tokenize
+from mpipar.checkpoint.index import versions
+from mpipar.cli import checkpoint, tokenize
 from mpipar.config.flags import did_you_mean, options, read, usage, wants_help
 from mpipar.errors import UsageError
 from mpipar.job.launcher import launched_size
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {"tokenize": tokenize.COMMAND}
+COMMANDS = {"checkpoint": checkpoint.COMMAND, "tokenize": tokenize.COMMAND}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what the command line says; returns the exit code: 2 after a message about bad usage."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(words)
+        return run(words)
     except UsageError as error:
         if launched_size() > 1:
             raise  # the hooks of mpipar.job say it once for all ranks
         print(f"mpipar: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def run(words: Sequence[str]) -> None:
+def run(words: Sequence[str]) -> int:
     name, *rest = words or ["--help"]
     if name in ("--help", "-h"):
         print(overview())
+    elif name == "--version":
+        print(f"mpipar {versions()['mpipar']}")
     elif name not in COMMANDS:
         raise UsageError(
             f"unknown command {name!r}{did_you_mean(name, list(COMMANDS)) or '; see mpipar --help'}"
@@ -39,7 +41,8 @@ def run(words: Sequence[str]) -> None:
     elif wants_help(rest):
         print(f"{COMMANDS[name].meaning}\n\n{usage(options(COMMANDS[name].flags), f'mpipar {name}')}")
     else:
-        COMMANDS[name].run(read(COMMANDS[name].flags, rest))
+        return COMMANDS[name].run(read(COMMANDS[name].flags, rest)) or 0
+    return 0
 
 
 def overview() -> str:

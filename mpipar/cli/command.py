@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 
 class Command(NamedTuple):
-    """A sub-command of `mpipar`. `run` takes an instance of `flags` and raises UsageError for bad usage."""
+    """A sub-command of `mpipar`. `run` takes an instance of `flags`, raises UsageError for bad usage, and returns
+    the exit code (None: 0).
+    """
 
     meaning: str
     flags: type[Any]
-    run: Callable[[Any], None]
+    run: Callable[[Any], int | None]

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from mpipar.config.axes import AXES, parse_axes
+from mpipar.config.flags import spelling
 from mpipar.config.toml import as_toml
-from mpipar.config.train import TrainConfig, check, mesh_axes, parse
+from mpipar.config.train import AUTO, NONE, TrainConfig, check, mesh_axes, parse
 
-__all__ = ["AXES", "TrainConfig", "as_toml", "check", "mesh_axes", "parse", "parse_axes"]
+__all__ = [
+    "AUTO",
+    "AXES",
+    "NONE",
+    "TrainConfig",
+    "as_toml",
+    "check",
+    "mesh_axes",
+    "parse",
+    "parse_axes",
+    "spelling",
+]

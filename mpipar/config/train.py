@@ -17,6 +17,7 @@ from mpipar.errors import UsageError
 USED_AXES = ("dp", "tp")
 SHOWN_MESHES = 6
 ROPE_BASE = 10_000.0
+AUTO, NONE = "auto", "none"  # of --resume; anything else is a path
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ class TrainConfig:
     val_batches: int = flag(8, "batches a validation, fewer where the data is short", least=1)
     log_every: int = flag(10, "steps between lines", least=1)
     sample: int = flag(300, "tokens of text from the model at the end; 0: none", least=0)
+    save_every: int = flag(0, "steps between checkpoints; 0: only when a signal ends the run", least=0)
+    keep: int = flag(3, "checkpoints that stay, the newest good ones", least=1)
+    save_async: bool = flag(False, "write checkpoints behind the training: one copy of the state in memory")
+    save_error: str = flag("stop", "what a failed save does to the run", choices=("stop", "continue"))
+    resume: str = flag("none", "none, a checkpoint's PATH, or auto: go on with --out, or start it")
+    init: str = flag("", "begin with the weights of the checkpoint PATH, and with nothing else of it")
+    strict: bool = flag(False, "stop where the newest checkpoint is damaged, rather than take one before it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +111,23 @@ def check(config: TrainConfig, ranks: int) -> None:
     check_limits(config)
     check_width(config)
     check_style(config)
+    check_resume(config)
     if config.device == "cpu" and config.ranks_per_gpu > 1:
         raise UsageError(f"--ranks-per-gpu {config.ranks_per_gpu} with --device cpu: leave one of them out")
     axes = mesh_axes(config, ranks)
     check_used(config, axes)
     check_product(config, axes, ranks)
     check_pieces(config, axes)
+
+
+def check_resume(config: TrainConfig) -> None:
+    c = config
+    if not c.resume:
+        raise UsageError("--resume is empty: write auto, none or the path of a checkpoint")
+    if c.resume == AUTO and not c.out:
+        raise UsageError("--resume auto needs --out DIRECTORY: the run to go on with, or to start")
+    if c.init and c.resume not in (NONE, AUTO):
+        raise UsageError("--init takes weights alone, --resume PATH takes everything: leave one of them out")
 
 
 def check_style(config: TrainConfig) -> None:

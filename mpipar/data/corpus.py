@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from operator import itemgetter
 from os import fsencode
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class Corpus:
     tokenizer: str = BYTES
     vocabulary: int = 256
     dtype: str = "uint8"  # of the tokens: a slice gives their bytes
+    digest: str = ""  # of all tokens, in the order in which they are read
 
     @classmethod
     def load(cls, patterns: Sequence[str], world: Ranks, context: int) -> Corpus:
@@ -66,16 +68,20 @@ class Corpus:
 
 
 def read_corpus(arranged: Arrangement, world: Ranks) -> Corpus:
-    content = on_all_ranks(world, lambda: read_files(arranged.entries), digest_of, OTHERWISE)
+    content, digest = on_all_ranks(
+        world, lambda: digested(read_files(arranged.entries)), itemgetter(1), OTHERWISE
+    )
     view = memoryview(content).toreadonly()
-    return Corpus(view[: arranged.train], view[arranged.train :], len(arranged.entries))
+    train, rest = view[: arranged.train], view[arranged.train :]
+    return Corpus(train, rest, len(arranged.entries), digest=digest.hex())
 
 
 def map_corpus(arranged: Arrangement, world: Ranks) -> Corpus:
     tokens, headers = on_all_ranks(world, lambda: map_files(arranged.entries), digest_of_headers, OTHERWISE)
     train, rest = tokens.part(0, arranged.train), tokens.part(arranged.train, len(tokens))
     header = headers[0]
-    return Corpus(train, rest, len(headers), header.tokenizer, header.vocabulary, header.dtype)
+    digest = digest_of_headers((tokens, headers)).hex()
+    return Corpus(train, rest, len(headers), header.tokenizer, header.vocabulary, header.dtype, digest)
 
 
 def look_at(patterns: Sequence[str], window: int) -> tuple[Arrangement, bool]:
@@ -145,8 +151,8 @@ def read_file(entry: FileEntry, room: memoryview) -> None:
         raise UsageError(f"--data: {entry.path} changed while it was read: start again when it stands still")
 
 
-def digest_of(content: bytearray) -> bytes:
-    return blake2b(content, digest_size=16).digest()
+def digested(content: bytearray) -> tuple[bytearray, bytes]:
+    return content, blake2b(content, digest_size=16).digest()
 
 
 def digest_of_headers(mapped: tuple[Tokens, list[Header]]) -> bytes:

@@ -33,12 +33,9 @@ class Lock:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, owner().encode(), 0)
         except BlockingIOError:
-            holder = os.pread(self._fd, OWNER_BYTES, 0).decode(errors="replace").strip()
+            told = in_use(directory, self._fd)
             os.close(self._fd)
-            raise UsageError(
-                f"{directory} is in use by {holder or 'a job that is just starting'}: "
-                "wait for its end, or choose another directory"
-            ) from None
+            raise UsageError(told) from None
         except OSError:
             os.close(self._fd)
             raise
@@ -55,9 +52,31 @@ class Lock:
         self.release()
 
 
-def _locked(fd: int) -> bool:
+def refuse_locked(directory: str | os.PathLike[str]) -> None:
+    """Raises UsageError with the owner where another process holds the lock of a directory. Leaves no trace."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fd = os.open(Path(directory) / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return  # whoever takes the lock will find out
+    try:
+        _locked(fd, fcntl.LOCK_SH)
+    except BlockingIOError:
+        raise UsageError(in_use(directory, fd)) from None
+    finally:
+        os.close(fd)
+
+
+def in_use(directory: str | os.PathLike[str], fd: int) -> str:
+    holder = os.pread(fd, OWNER_BYTES, 0).decode(errors="replace").strip()
+    return (
+        f"{directory} is in use by {holder or 'a job that is just starting'}: "
+        "wait for its end, or choose another directory"
+    )
+
+
+def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from mpipar.log.metrics import METRICS, Metrics, StepRecord
-from mpipar.log.out import check_out, prepare_out
+from mpipar.log.out import CHECKPOINTS, CONFIG, check_out, make_out, write_config
 from mpipar.log.progress import Progress
 from mpipar.log.weights import WeightRow, weights_table
 from mpipar.log.words import duration, human_bytes, readable
 
 __all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
     "METRICS",
     "Metrics",
     "Progress",
@@ -17,7 +19,8 @@ __all__ = [
     "check_out",
     "duration",
     "human_bytes",
-    "prepare_out",
+    "make_out",
     "readable",
     "weights_table",
+    "write_config",
 ]

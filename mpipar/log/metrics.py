@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 from mpipar.errors import UsageError
 
@@ -31,26 +34,48 @@ class StepRecord:
 
 
 class Metrics:
-    """A new metrics.jsonl, readable at any moment: a whole line a step, flushed. Used as a context manager.
+    """metrics.jsonl, readable at any moment: a whole line a step, written at once. Used as a context manager.
 
-    With ``enabled=False`` (ranks other than 0) it writes nothing. Raises UsageError where the file is there already.
+    A new file, or with `after` one that goes on: its lines up to that step stay, the rest is cut off. With
+    ``enabled=False`` (ranks other than 0) it writes nothing. Raises UsageError where a new file is there already, and
+    where a line cannot be written.
     """
 
-    def __init__(self, path: Path, enabled: bool = True) -> None:
-        self._file: TextIO | None = None
-        try:
-            if enabled:
-                self._file = path.open("x", encoding="utf-8", buffering=1)
-        except FileExistsError:
-            raise UsageError(f"{path} is there already: choose another --out") from None
+    def __init__(self, path: Path, enabled: bool = True, *, after: int | None = None) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+        if not enabled:
+            return
+        with self._reported():
+            if after is not None and path.exists():
+                os.truncate(path, length_to(path, after))
+            self._file = path.open("xb" if after is None else "ab", buffering=0)
 
     def write(self, record: StepRecord) -> None:
         if self._file is not None:
-            self._file.write(as_json(record) + "\n")
+            with self._reported():
+                rest = memoryview(f"{as_json(record)}\n".encode())
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+
+    def sync(self) -> None:
+        """What was written is on the disk when this returns: a checkpoint must not be ahead of its lines."""
+        if self._file is not None:
+            with self._reported():
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise UsageError(f"{self._path} is there already: choose another --out") from None
+        except OSError as error:
+            raise UsageError(f"{self._path} cannot be written: {error.strerror}") from None
 
     def __enter__(self) -> Metrics:
         return self
@@ -59,6 +84,24 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def length_to(path: Path, step: int) -> int:
+    """The bytes of the whole lines up to a step; a line that is torn or no record ends them."""
+    length = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or not is_up_to(line, step):
+                break
+            length += len(line)
+    return length
+
+
+def is_up_to(line: bytes, step: int) -> bool:
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def as_json(record: StepRecord) -> str:

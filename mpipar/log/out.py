@@ -12,31 +12,42 @@ from mpipar.log.metrics import METRICS
 
 RUNS = "runs"
 CONFIG = "config.toml"
+CHECKPOINTS = "checkpoints"
 
 
-def check_out(out: str) -> None:
-    """Raises UsageError where results could not be written below `out`; writes nothing itself."""
+def check_out(out: str, *, again: bool = False) -> None:
+    """Raises UsageError where results could not be written below `out`; writes nothing itself.
+
+    `again`: the directory may hold a run, which goes on.
+    """
     path = directory(out)
     try:
-        refuse_occupied(out, path)
+        if not again:
+            refuse_occupied(out, path)
         refuse_unwritable(out, path)
     except OSError as error:
         raise UsageError(unwritable(out, path, error.strerror or str(error))) from None
 
 
-def prepare_out(out: str, today: datetime, config: str) -> Path:
-    """Makes the directory, writes the text of its config.toml and returns it.
+def make_out(out: str, today: datetime) -> Path:
+    """Makes the directory and returns it: `out`, or without one a new ``runs/2026-11-24-193012``.
 
-    It is `out`, or without one a new ``runs/2026-11-24-193012``. Raises UsageError where it cannot be made or written,
-    or holds the config or the metrics of another run.
+    Raises UsageError where it cannot be made.
     """
-    check_out(out)
     try:
-        path = made(out, today)
-        (path / CONFIG).write_text(config, encoding="utf-8")
+        return made(out, today)
     except OSError as error:
         raise UsageError(unwritable(out, directory(out), error.strerror or str(error))) from None
-    return path
+
+
+def write_config(out: Path, text: str) -> None:
+    """Writes config.toml by a rename: it is never half there. Raises UsageError where it cannot be written."""
+    new = out / f".{CONFIG}"
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.rename(out / CONFIG)
+    except OSError as error:
+        raise UsageError(unwritable(str(out), out, error.strerror or str(error))) from None
 
 
 def made(out: str, today: datetime) -> Path:
@@ -66,7 +77,7 @@ def new_directory(wanted: Path) -> Path:
 
 
 def refuse_occupied(out: str, path: Path) -> None:
-    for name in (METRICS, CONFIG):
+    for name in (METRICS, CONFIG, CHECKPOINTS):
         if out and os.path.lexists(path / name):
             raise UsageError(f"--out {out} holds the {name} of another run: choose another directory")
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from mpipar import Mesh, __version__
+from mpipar.checkpoint import save
 from mpipar.cli import COMMANDS, main
 from mpipar.config.flags import options
 from mpipar.data.tokenfile import read_header
+from mpipar.job import world
+from mpipar.nn import LayerNorm
 from mpipar.testing import launch
 
 Capture = pytest.CaptureFixture[str]
@@ -20,6 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a text."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mpipar.cli.tokenize.launched_size", lambda: 1)
+    monkeypatch.setattr("mpipar.cli.checkpoint.launched_size", lambda: 1)
     monkeypatch.setattr("mpipar.cli.launched_size", lambda: 1)
     (tmp_path / "words.txt").write_text("a few words\n")
     return tmp_path
@@ -44,6 +49,14 @@ def test_tokenize_tells_what_it_did(capsys: Capture) -> None:
         ("tokenize nowhere --out a.bin", "INPUT nowhere does not exist: there is no "),
         ("tokenize words.txt --out a.bin --tokenizer gpt2", "--tokenizer gpt2 is unknown. Known: bytes"),
         ("tokenize words.txt --out a.bin --dtype int8", "--dtype int8 is unknown: did you mean uint8?"),
+        ("checkpoint", "checkpoint needs a verb: write  mpipar checkpoint ls|show|verify|merge PATH"),
+        ("checkpoint lst .", "checkpoint 'lst' is unknown: did you mean ls?"),
+        ("checkpoint ls", "checkpoint ls takes one PATH, not 0: write  mpipar checkpoint"),
+        ("checkpoint ls . .", "checkpoint ls takes one PATH, not 2"),
+        ("checkpoint ls nowhere", "nowhere: no checkpoint is there"),
+        ("checkpoint verify words.txt", "words.txt is not a directory, so it holds no checkpoint"),
+        ("checkpoint show . --out b", "--out FILE belongs to checkpoint merge, which needs it"),
+        ("checkpoint merge .", "--out FILE belongs to checkpoint merge, which needs it"),
         ("tokenize words.txt --out words.txt", "--out words.txt exists: add --force to write over it"),
     ],
 )
@@ -56,11 +69,41 @@ def test_bad_usage_is_one_message_and_code_2(line: str, message: str, capsys: Ca
     assert [path.name for path in here.iterdir()] == ["words.txt"]
 
 
+def test_checkpoints_are_listed_shown_verified_and_merged(capsys: Capture, here: Path) -> None:
+    """Each verb takes a checkpoint, the directory of several, or the run that has them in `checkpoints`."""
+    alone = Mesh(ranks=[world().rank])
+    layer = LayerNorm("norm", 4, alone)
+    save(here / "run" / "checkpoints", 7, layer, seed=3)
+
+    def said(line: str, code: int = 0) -> str:
+        assert main(line.split()) == code
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    for path in ("run", "run/checkpoints", "run/checkpoints/step-00000007"):
+        assert said(f"checkpoint ls {path}").startswith("step-00000007  ")
+        assert "norm.gain" in said(f"checkpoint show {path}")
+        assert "every byte is as it was written" in said(f"checkpoint verify {path}")
+    assert said("checkpoint merge run --out w.safetensors").startswith("w.safetensors: ")
+    assert (here / "w.safetensors").stat().st_size > 32
+    shard = here / "run" / "checkpoints" / "step-00000007" / "rank-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert "rank-00000.safetensors: its bytes are not those" in said("checkpoint verify run", code=1)
+
+
+def test_the_version_is_told(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mpipar {__version__}\n"
+
+
 @pytest.mark.parametrize("line", ["", "--help", "-h"])
 def test_help_lists_the_commands(line: str, capsys: Capture) -> None:
     assert main(line.split()) == 0
     out = capsys.readouterr().out
-    assert all(f"  {name}  {command.meaning}" in out for name, command in COMMANDS.items())
+    assert [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  ")] == [
+        [name, command.meaning] for name, command in COMMANDS.items()
+    ]
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

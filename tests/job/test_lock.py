@@ -13,11 +13,11 @@ import pytest
 from mpipar import UsageError
 from mpipar.job import lock as module
 from mpipar.job.launcher import clean_environment
-from mpipar.job.lock import Lock
+from mpipar.job.lock import Lock, refuse_locked
 
 HOLDER = """
 import sys, time
-from mpipar.job.lock import Lock
+from mpipar.job.lock import Lock, refuse_locked
 lock = Lock(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)
@@ -42,10 +42,21 @@ def test_a_second_job_is_refused_with_the_owner_until_the_first_has_ended(tmp_pa
     for _ in range(2):
         with pytest.raises(UsageError, match=rf"{tmp_path} is in use by {owner}"):
             Lock(tmp_path)
+        with pytest.raises(UsageError, match=rf"{tmp_path} is in use by {owner}"):
+            refuse_locked(tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     with Lock(tmp_path) as lock:
         assert lock.held
+
+
+def test_to_look_leaves_no_trace(tmp_path: Path) -> None:
+    refuse_locked(tmp_path)
+    refuse_locked(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+    Lock(tmp_path).release()
+    refuse_locked(tmp_path)
+    Lock(tmp_path).release()
 
 
 def test_it_is_held_from_one_end_to_the_other(tmp_path: Path) -> None:

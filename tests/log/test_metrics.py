@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
@@ -70,3 +71,49 @@ def test_metrics_of_another_run_are_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is there already: choose another --out"):
         Metrics(path)
     assert path.read_text() == "{}\n"
+
+
+def lines(*steps: int) -> bytes:
+    return b"".join(b'{"step": %d, "loss": 1.5}\n' % step for step in steps)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b'{"step": 4, "lo', b'{"step": 4, "loss": 1.5}', b"\0\0\n", b"3\n", b"null\n"]
+)
+@pytest.mark.parametrize("later", [(), (3, 4)])
+def test_a_file_goes_on_after_a_step_with_no_line_twice(
+    tmp_path: Path, later: tuple[int, ...], tail: bytes
+) -> None:
+    """Lines after the checkpoint are cut, and one that a kill has torn."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(lines(1, 2, *later) + tail)
+    with Metrics(path, after=2) as metrics:
+        metrics.write(replace(RECORD, step=3))
+        metrics.sync()
+    assert path.read_bytes().startswith(lines(1, 2))
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_another_rank_cuts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(lines(1, 2))
+    with Metrics(path, enabled=False, after=0) as metrics:
+        metrics.write(RECORD)
+        metrics.sync()
+    assert path.read_bytes() == lines(1, 2)
+
+
+def test_a_line_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """What was written of it is cut when the run goes on."""
+    path = tmp_path / "metrics.jsonl"
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Metrics(path) as metrics:
+        metrics.write(RECORD)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, most))
+        try:
+            with pytest.raises(UsageError, match=rf"^{path} cannot be written: File too large$"):
+                metrics.write(replace(RECORD, step=2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    with Metrics(path, after=1):
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpipar.errors import UsageError
-from mpipar.log import check_out, prepare_out
+from mpipar.log import check_out, make_out, write_config
 
 NOW = datetime(2026, 11, 24, 19, 30, 12)
 TEXT = "steps = 3\n"
@@ -18,26 +18,29 @@ PREFIX = "cannot be written: "
 
 def test_a_new_directory_and_its_parents_are_made(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
-    assert prepare_out(str(out), NOW, TEXT) == out
+    assert make_out(str(out), NOW) == out
+    write_config(out, "before")
+    write_config(out, TEXT)
+    assert [path.name for path in out.iterdir()] == ["config.toml"]
     assert (out / "config.toml").read_text() == TEXT
 
 
 def test_a_directory_may_exist_and_hold_other_things(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert prepare_out(str(tmp_path), NOW, TEXT) == tmp_path
+    assert make_out(str(tmp_path), NOW) == tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_without_out_a_directory_named_by_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    made = [prepare_out("", NOW, TEXT) for _ in range(3)]
+    made = [make_out("", NOW) for _ in range(3)]
     assert list(map(str, made)) == [f"runs/2026-11-24-193012{suffix}" for suffix in ("", "-2", "-3")]
     assert all(path.is_dir() for path in made)
 
 
 def test_the_home_directory_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert prepare_out("~/run", NOW, TEXT) == tmp_path / "run"
+    assert make_out("~/run", NOW) == tmp_path / "run"
 
 
 def test_a_check_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,18 +52,22 @@ def test_a_check_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def refused(out: str, fragment: str) -> None:
-    """The check refuses it, and so does the making, which leaves no trace either."""
-    for attempt in (lambda: check_out(out), lambda: prepare_out(out, NOW, TEXT)):
-        with pytest.raises(UsageError) as raised:
-            attempt()
-        assert fragment in str(raised.value)
-        assert "\n" not in str(raised.value)
+    with pytest.raises(UsageError) as raised:
+        check_out(out)
+    assert fragment in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml"])
-def test_what_another_run_wrote_is_in_the_way(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml", "checkpoints"])
+def test_what_another_run_wrote_is_in_the_way_but_for_its_going_on(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
+    check_out(str(tmp_path), again=True)
     refused(str(tmp_path), f"--out {tmp_path} holds the {name} of another run: choose another directory")
+
+
+def test_a_config_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written: No such file"):
+        write_config(tmp_path / "nowhere", TEXT)
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
@@ -100,5 +107,5 @@ def test_a_read_only_mount_is_refused_to_root_too() -> None:
 
 def test_what_only_the_making_finds_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be written: File name too long"):
-        prepare_out(str(tmp_path / ("x" * 300)), NOW, TEXT)
+        make_out(str(tmp_path / ("x" * 300)), NOW)
     assert list(tmp_path.iterdir()) == []
