@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import TypeAlias
 
 from mpipar import Mesh, __version__, no_grad
-from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked
+from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked, refuse_other_data
 from mpipar.comm import Comm
 from mpipar.config import AUTO, TrainConfig, as_toml, check, parse
 from mpipar.data import Batches, Corpus, TextBatches, on_all_ranks, on_first_rank
@@ -48,9 +48,10 @@ def main() -> None:
     ranks = world()  # starts MPI; from here on a failure on one rank ends the whole job
     config = read_config(ranks)
     check(config, ranks.size)
-    on_first_rank(ranks, lambda: check_start(config))
+    found = on_first_rank(ranks, lambda: check_start(config))
     device = choose(config.device, ranks_per_gpu=config.ranks_per_gpu)
     corpus = Corpus.load(config.data, ranks, config.context)
+    refuse_other_data(found, corpus.digest)
     mesh = Mesh.parse(config.mesh, device=device.xp)
     batches = Batches(
         TextBatches(corpus, config.seed, config.batch, config.context), mesh, config.micro_batch

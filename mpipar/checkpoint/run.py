@@ -29,6 +29,7 @@ from mpipar.log import CHECKPOINTS, CONFIG, METRICS, check_out
 FIXED = (
     "style", "layers", "heads", "kv_heads", "width", "context", "rope_base", "dtype", "optimizer", "batch", "seed",
 )  # fmt: skip
+SHAPE = ("style", "layers", "heads", "kv_heads", "width")  # of these, those that weights alone depend on
 # These a user may change between two parts of a run; the numbers become others, so it is told.
 TOLD = ("dropout", "steps", "lr", "warmup", "schedule", "clip", "weight_decay", "val_batches")
 
@@ -36,20 +37,25 @@ TOLD = ("dropout", "steps", "lr", "warmup", "schedule", "clip", "weight_decay", 
 # ---- before anything is made ----------------------------------------------------------------------------
 
 
-def check_start(config: TrainConfig) -> None:
-    """What can be wrong with --out, --resume and --init, on one rank and without a trace. Raises UsageError."""
+def check_start(config: TrainConfig) -> tuple[Path, Notes] | None:
+    """What can be wrong with --out, --resume and --init, on one rank and without a trace. Raises UsageError.
+
+    Returns the checkpoint that the run will most likely go on from, at a first look; None where it starts afresh.
+    """
     if config.out:
         refuse_locked(Path(config.out).expanduser())
     check_out(config.out, again=config.resume == AUTO)
     found = notes_to_resume(config)
     if found is not None:
         refuse_other_settings(config, *found)
-    if config.init and found is None:
-        newest_notes(config.init, "--init", config.strict)
+    elif config.init:
+        shape = SHAPE if config.style == "llama" else (*SHAPE, "context")  # GPT-2's positions are weights
+        refuse_other_settings(config, *newest_notes(config.init, "--init", config.strict), shape)
+    return found
 
 
 def notes_to_resume(config: TrainConfig) -> tuple[Path, Notes] | None:
-    """The checkpoint that the run will most likely go on from, at a first look; None where it starts afresh."""
+    """What --resume names, at a first look."""
     if config.resume == NONE:
         return None
     if config.resume != AUTO:
@@ -88,12 +94,25 @@ def newest_notes(path: str, flag: str, strict: bool) -> tuple[Path, Notes]:
     raise CheckpointError("no good checkpoint is left:\n  " + "\n  ".join(problems))
 
 
-def refuse_other_settings(config: TrainConfig, path: Path, notes: Notes) -> None:
-    theirs, mine = changed(config, notes, FIXED)
+def refuse_other_settings(
+    config: TrainConfig, path: Path, notes: Notes, names: tuple[str, ...] = FIXED
+) -> None:  # fmt: skip
+    theirs, mine = changed(config, notes, names)
     if theirs:
+        otherwise = ", or begin a new run with its weights by --init" if names is FIXED else ""
         raise UsageError(
-            f"{path} was trained with {', '.join(theirs)}, this run has {', '.join(mine)}: write the former, "
-            "or begin a new run with its weights by --init"
+            f"{path} was trained with {', '.join(theirs)}, this run has {', '.join(mine)}: write the former{otherwise}"
+        )
+
+
+def refuse_other_data(found: tuple[Path, Notes] | None, digest: str) -> None:
+    """Raises UsageError where a checkpoint was trained on data of another digest."""
+    if found is None:
+        return
+    path, notes = found
+    if isinstance(notes.data, dict) and notes.data.get("digest", digest) != digest:
+        raise UsageError(
+            f"--data: {path} was trained on other bytes: name the same data, or begin a new run by --init"
         )
 
 
@@ -145,11 +164,7 @@ def go_on(
             say(f"begins with the weights of {given.path}")
         return 0
     refuse_other_settings(config, found.path, found.notes)
-    data = found.notes.data if isinstance(found.notes.data, dict) else {}
-    if data.get("digest", digest) != digest:
-        raise UsageError(
-            f"--data: {found.path} was trained on other bytes: name the same data, or begin a new run by --init"
-        )
+    refuse_other_data((found.path, found.notes), digest)
     for reason in found.refused:
         say(f"passed over: {reason}")
     _, mine = changed(config, found.notes, TOLD)

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from runs import TRAIN, Run, attempt, write_text
 
-from mpipar import checkpoint
+from mpipar import Mesh, checkpoint
+from mpipar.job import world
 from mpipar.job.lock import Lock
 from mpipar.job.preempt import SIGNALS
+from mpipar.nn import LayerNorm
 from mpipar.testing import Finished, launch
 
 pytestmark = pytest.mark.launches
@@ -205,7 +207,11 @@ REFUSED = {
     "resume and init": ("--resume a --init b", "--init takes weights alone, --resume PATH takes everything"),
     "init of nothing": ("--init nowhere", "--init nowhere: no checkpoint is there"),
     "init of a file": ("--init words.txt", "words.txt is not a directory"),
-    "init of another shape": (f"--init {SOURCE} --width 48", "is (16, 24), the model's is (16, 48)"),
+    "init of another shape": (
+        f"--init {SOURCE} --width 48",
+        f"{SOURCE} was trained with --width 24, this run has --width 48: write the former",
+    ),
+    "init of another model": ("--init alien", "lacks 'model/blocks.0."),
     "save-every below 0": ("--save-every -1", "--save-every -1: must be a whole number, at least 0"),
     "keep nothing": ("--keep 0", "--keep 0: must be a whole number, at least 1"),
     "another width and seed": (
@@ -227,14 +233,20 @@ def test_what_is_refused_is_said_once(whole: Whole, here: Path, case: str) -> No
     whole(2, "dp=2")
     (here / "bare").mkdir(exist_ok=True)
     (here / "bare" / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
+    if not (here / "alien").exists():
+        alone = Mesh(ranks=[world().rank])
+        checkpoint.save(here / "alien", 1, LayerNorm("norm", 24, alone), comm=world())
     flags, message = REFUSED[case]
-    out = "" if "--out" in flags or case == "auto without out" else "--out refused"
+    out = (
+        "" if "--out" in flags or case == "auto without out" else f"--out refused-{list(REFUSED).index(case)}"
+    )
     data = MODEL.replace("--data words.txt", "") if "--data" in flags else MODEL
     finished = attempt(2, f"{data} {flags} {out}".split(), here)
     assert finished.returncode == 2, finished.stdout
     assert finished.stderr.count(message) == 1, finished.stderr
     assert "Traceback" not in finished.stderr
     assert (here / "bare" / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert case == "init of another model" or not (here / f"refused-{list(REFUSED).index(case)}").exists()
 
 
 def test_a_live_run_is_refused_with_its_owner(here: Path) -> None:
