@@ -10,7 +10,7 @@ import signal
 
 ASKED: list[
     int
-] = []  # the signals by which the cluster asks us to stop; heard from here on, imports take seconds
+] = []  # signals by which the cluster asks us to stop: heard before the imports, which take time
 for number in (signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, lambda number, frame: ASKED.append(number))
 
@@ -53,9 +53,8 @@ def main() -> None:
     corpus = Corpus.load(config.data, ranks, config.context)
     refuse_other_data(found, corpus.digest)
     mesh = Mesh.parse(config.mesh, device=device.xp)
-    batches = Batches(
-        TextBatches(corpus, config.seed, config.batch, config.context), mesh, config.micro_batch
-    )
+    text = TextBatches(corpus, config.seed, config.batch, config.context)
+    batches = Batches(text, mesh, config.micro_batch)
     model = build_model(config, mesh, corpus.vocabulary)
     optimizer = build_optimizer(config, model)
     out = on_first_rank(ranks, lambda: make_out(config.out, datetime.now()))
@@ -133,17 +132,8 @@ def train(
         due = config.val_every and (done % config.val_every == 0 or done == config.steps)
         val_loss = validate(config, model, batches) if due else None
         record = StepRecord(
-            done,
-            loss,
-            norm,
-            optimizer.lr,
-            done * tokens,
-            tokens / seconds,
-            seconds,
-            comm_s,
-            comm_bytes,
-            val_loss,
-        )
+            done, loss, norm, optimizer.lr, done * tokens, tokens / seconds, seconds, comm_s, comm_bytes, val_loss
+        )  # fmt: skip
         metrics.write(record)
         progress.step(record)
         stop = done < config.steps and preemption.requested(ranks)
