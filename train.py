@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import signal
 
-ASKED: list[
-    int
-] = []  # signals by which the cluster asks us to stop: heard before the imports, which take time
+# Signals by which the cluster asks us to stop: heard before the imports, which take time.
+ASKED: list[int] = []
 for number in (signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, lambda number, frame: ASKED.append(number))
 
