@@ -30,10 +30,10 @@ def claim() -> Claim:
         )
     if said:
         return "yes" if said == "1" else "no"
-    return "perhaps" if library_says_yes(launcher.loaded_library()) else "no"
+    return "perhaps" if mpi_says_yes(launcher.loaded_library()) else "no"
 
 
-def library_says_yes(path: str) -> bool:
+def mpi_says_yes(path: str) -> bool:
     """MPIX_Query_cuda_support of a loaded library; no where it has no such function."""
     try:
         query = ctypes.CDLL(path).MPIX_Query_cuda_support if path else None

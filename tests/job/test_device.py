@@ -181,11 +181,11 @@ def test_mpi_gets_memory_of_cards_where_all_ranks_say_so_and_it_works(
 
 
 def test_the_user_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aware, "library_says_yes", lambda path: True)
+    monkeypatch.setattr(aware, "mpi_says_yes", lambda path: True)
     for said, claim in (("1", "yes"), ("0", "no"), ("", "perhaps")):
         monkeypatch.setenv(aware.VARIABLE, said)
         assert aware.claim() == claim
-    monkeypatch.setattr(aware, "library_says_yes", lambda path: False)
+    monkeypatch.setattr(aware, "mpi_says_yes", lambda path: False)
     assert aware.claim() == "no"
     monkeypatch.setenv(aware.VARIABLE, "on")
     with pytest.raises(UsageError, match="MPIPAR_GPU_AWARE_MPI='on': write 1"):
@@ -193,13 +193,13 @@ def test_the_user_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_library_that_does_not_know_the_question_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not aware.library_says_yes("libc.so.6")
-    assert not aware.library_says_yes("")
-    assert not aware.library_says_yes("/no/such/library.so")
+    assert not aware.mpi_says_yes("libc.so.6")
+    assert not aware.mpi_says_yes("")
+    assert not aware.mpi_says_yes("/no/such/library.so")
     for answer in (0, 1):
         library = SimpleNamespace(MPIX_Query_cuda_support=lambda answer=answer: answer)
         monkeypatch.setattr(aware.ctypes, "CDLL", lambda path, library=library: library)
-        assert aware.library_says_yes("libmpi.so") is bool(answer)
+        assert aware.mpi_says_yes("libmpi.so") is bool(answer)
 
 
 @pytest.mark.parametrize(
