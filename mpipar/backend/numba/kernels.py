@@ -100,8 +100,11 @@ def _gelu_vjp(g, x, out, one, twice, cube):  # type: ignore[no-untyped-def]
     """With s = σ(2√(2/π)(x + 0.044715x³)), of which ½(1 + tanh) is another form."""
     for i in range(x.size):
         v = x[i]
-        s = one / (one + exp(-twice * v * (one + cube * v * v)))
-        out[i] = g[i] * (s + v * s * (one - s) * twice * (one + (cube + cube + cube) * v * v))
+        t = exp(-twice * abs(v) * (one + cube * v * v))
+        r = one / (one + t)
+        s = r if v >= 0 else t * r
+        # t·r² is s(1 - s): 1 - s itself would keep few digits where s is near 1
+        out[i] = g[i] * (s + v * t * r * r * twice * (one + (cube + cube + cube) * v * v))
 
 
 @compiled()
@@ -206,6 +209,8 @@ def _swiglu_vjp(g, x, out, one):  # type: ignore[no-untyped-def]
     for i in range(n):
         for j in range(width):
             a = x[i, 0, j]
-            s = one / (one + exp(-a))
-            out[i, 0, j] = g[i, j] * x[i, 1, j] * (s + a * s * (one - s))
+            t = exp(-abs(a))
+            r = one / (one + t)
+            s = r if a >= 0 else t * r
+            out[i, 0, j] = g[i, j] * x[i, 1, j] * (s + a * t * r * r)  # t·r² is s(1 - s)
             out[i, 1, j] = g[i, j] * a * s
