@@ -15,6 +15,10 @@ class CheckpointError(UsageError):
     """A checkpoint that cannot be written, or that is refused: the message names the file and the reason."""
 
 
+class ScheduleError(UsageError):
+    """A pipeline schedule that no ranks could run: the message names the rank, the action and what is wrong."""
+
+
 class PlacementError(ValueError):
     """Placements that do not fit an operation or a move, with the line to write and its price."""
 
