@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
-from mpipar.parallel.schedule.actions import KINDS, Action, Schedule
-from mpipar.parallel.schedule.makers import gpipe, one_f_one_b
+from mpipar.parallel.schedule.actions import COMPUTATIONS, KINDS, MESSAGES, SYNC, Action, Schedule
+from mpipar.parallel.schedule.check import check
+from mpipar.parallel.schedule.cost import Cost, Durations, cost
+from mpipar.parallel.schedule.file import as_text, read, write
+from mpipar.parallel.schedule.formulas import formula
+from mpipar.parallel.schedule.makers import NAMES, gpipe, interleaved, make, one_f_one_b, zero_bubble
+from mpipar.parallel.schedule.messages import connect
 
-__all__ = ["KINDS", "Action", "Schedule", "gpipe", "one_f_one_b"]
+__all__ = [
+    "COMPUTATIONS",
+    "KINDS",
+    "MESSAGES",
+    "NAMES",
+    "SYNC",
+    "Action",
+    "Cost",
+    "Durations",
+    "Schedule",
+    "as_text",
+    "check",
+    "connect",
+    "cost",
+    "formula",
+    "gpipe",
+    "interleaved",
+    "make",
+    "one_f_one_b",
+    "read",
+    "write",
+    "zero_bubble",
+]

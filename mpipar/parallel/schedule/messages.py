@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from mpipar.parallel.schedule.actions import SYNC, Action, Schedule
 
 __all__ = ["connect"]
 
 
-def connect(
-    name: str,
-    ranks: int,
-    stages: int,
-    micro_batches: int,
-    computations: Sequence[Iterable[Action]],
-    places: tuple[int, ...] = (),
-) -> Schedule:
-    """The schedule of one list of computations a rank, with its sends, its receives and `sync` put in.
+def connect(bare: Schedule) -> Schedule:
+    """A schedule whose lists hold computations alone, with its sends, its receives and `sync` put in.
 
     A send never blocks and stands right after what it sends, so this never adds a deadlock.
     """
-    bare = Schedule(name, ranks, stages, micro_batches, tuple(map(tuple, computations)), places)
-    lists = tuple(
+    lists = (
         (*(each for action in actions for each in with_messages(bare, action)), SYNC)
         for actions in bare.lists
     )
-    return Schedule(name, ranks, stages, micro_batches, lists, bare.places)
+    return replace(bare, lists=tuple(lists))
 
 
 def with_messages(schedule: Schedule, action: Action) -> list[Action]:
