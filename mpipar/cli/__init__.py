@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from mpipar.checkpoint.index import versions
-from mpipar.cli import checkpoint, tokenize
+from mpipar.cli import checkpoint, show, tokenize
 from mpipar.config.flags import did_you_mean, options, read, usage, wants_help
 from mpipar.errors import UsageError
 from mpipar.job.launcher import launched_size
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {"checkpoint": checkpoint.COMMAND, "tokenize": tokenize.COMMAND}
+COMMANDS = {"checkpoint": checkpoint.COMMAND, "show": show.COMMAND, "tokenize": tokenize.COMMAND}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

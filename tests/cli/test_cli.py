@@ -25,6 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mpipar.cli.tokenize.launched_size", lambda: 1)
     monkeypatch.setattr("mpipar.cli.checkpoint.launched_size", lambda: 1)
+    monkeypatch.setattr("mpipar.cli.show.launched_size", lambda: 1)
     monkeypatch.setattr("mpipar.cli.launched_size", lambda: 1)
     (tmp_path / "words.txt").write_text("a few words\n")
     return tmp_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpipar.parallel.schedule.actions import COMPUTATIONS, KINDS, MESSAGES, SYNC, Action, Schedule
 from mpipar.parallel.schedule.check import check
 from mpipar.parallel.schedule.cost import Cost, Durations, cost
-from mpipar.parallel.schedule.file import as_text, read, write
+from mpipar.parallel.schedule.file import as_text, find, read, write
 from mpipar.parallel.schedule.formulas import formula
 from mpipar.parallel.schedule.makers import NAMES, gpipe, interleaved, make, one_f_one_b, zero_bubble
 from mpipar.parallel.schedule.messages import connect
@@ -24,6 +24,7 @@ __all__ = [
     "check",
     "connect",
     "cost",
+    "find",
     "formula",
     "gpipe",
     "interleaved",

@@ -72,7 +72,7 @@ def reason(schedule: Schedule, rank: int, action: Action) -> str:
     if action == SYNC:
         return ""
     if kind not in KINDS:
-        return f"{kind!r} is unknown{did_you_mean(kind, KINDS)}. Known: {', '.join(KINDS)}"
+        return f"{kind!r} is unknown{did_you_mean(kind, KINDS) or '.'} Known: {', '.join(KINDS)}"
     for what, number, end in (
         ("stage", stage, schedule.stages),
         ("micro-batch", micro_batch, schedule.micro_batches),

@@ -14,10 +14,11 @@ import tomli_w
 from mpipar.config.flags import did_you_mean
 from mpipar.errors import ScheduleError
 from mpipar.parallel.schedule.actions import COMPUTATIONS, KINDS, Action, Schedule
-from mpipar.parallel.schedule.check import check, check_numbers
+from mpipar.parallel.schedule.check import check, check_numbers, positions
+from mpipar.parallel.schedule.makers import NAMES, make
 from mpipar.parallel.schedule.messages import connect
 
-__all__ = ["as_text", "read", "write"]
+__all__ = ["as_text", "find", "read", "write"]
 
 NUMBERS = ("ranks", "stages", "micro_batches")
 MOST = 100_000  # of anything
@@ -48,15 +49,28 @@ def read(path: str | Path, ranks: int | None = None, micro_batches: int | None =
         places=take_places(path, table),
         **numbers,
     )
-    bare = all(actions == computations(actions) for actions in schedule.lists)
+    note = ""
     try:
         check_numbers(schedule)
-        schedule = connect(schedule) if bare else schedule
+        positions(schedule)  # while the numbers of actions are those of the file
+        if all(actions == computations(actions) for actions in schedule.lists):
+            schedule, note = connect(schedule), " (counted with the sends and receives that were put in)"
         check(schedule)
     except ScheduleError as error:
-        note = " (counted with the sends and receives that were put in)" if bare else ""
         raise ScheduleError(f"{path}: {error}{note}") from None
     return schedule
+
+
+def find(
+    source: str, ranks: int | None = None, micro_batches: int | None = None, chunks: int = 2
+) -> Schedule:
+    """The schedule that a flag says, by its name or by its file; a name needs both numbers.
+
+    Raises ScheduleError for what is neither, and as `make` and `read` do.
+    """
+    if source not in NAMES and (source.endswith(".toml") or Path(source).exists()):
+        return read(source, ranks, micro_batches)
+    return make(source, ranks or 0, micro_batches or 0, chunks)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -104,12 +118,12 @@ def take_places(path: str | Path, table: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def take_lists(path: str | Path, table: Mapping[str, Any]) -> tuple[tuple[Action, ...], ...]:
-    lists, keys = table["lists"], [f"rank_{rank}" for rank in range(table["ranks"])]
-    if not isinstance(lists, dict) or sorted(lists) != sorted(keys):
+    lists, ranks = table["lists"], table["ranks"]
+    keys = [f"rank_{rank}" for rank in range(ranks)]
+    if not isinstance(lists, dict) or set(lists) != set(keys):
         found = ", ".join(lists) if isinstance(lists, dict) else shown(lists)
-        raise ScheduleError(
-            f"{path}: [lists] has {found or 'nothing'}: one list a rank wanted, {', '.join(keys)}"
-        )
+        wanted = keys[0] if ranks == 1 else f"{keys[0]} to {keys[-1]}"
+        raise ScheduleError(f"{path}: [lists] has {found or 'nothing'}: one list a rank wanted, {wanted}")
     return tuple(tuple(take_list(f"{path}: {key}", lists[key])) for key in keys)
 
 
@@ -122,8 +136,10 @@ def take_list(where: str, entries: Any) -> Iterator[Action]:
 
 def take_action(where: str, entry: Any) -> Action:
     """The action that an entry says. Raises ScheduleError for an unknown kind and for what is no number."""
-    kind, *numbers = entry.split() if isinstance(entry, str) else [""]
     where = f"{where} ({shown(entry)})"
+    if not isinstance(entry, str):
+        raise ScheduleError(f'{where}: a text wanted, as "forward 0 3"')
+    kind, *numbers = entry.split() or [""]
     if kind not in KINDS:
         close = did_you_mean(kind, KINDS) or f". Known: {', '.join(KINDS)}"
         raise ScheduleError(f"{where}: {kind!r} is no kind of action{close}")

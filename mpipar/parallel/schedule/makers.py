@@ -21,8 +21,8 @@ def make(name: str, ranks: int, micro_batches: int, chunks: int = 2) -> Schedule
         return interleaved(ranks, micro_batches, chunks)
     makers = {"gpipe": gpipe, "1f1b": one_f_one_b, "zero_bubble": zero_bubble}
     if name not in makers:
-        close = did_you_mean(name, NAMES)
-        raise ScheduleError(f"schedule {name!r} is unknown{close}. Known: {', '.join(NAMES)}")
+        close = did_you_mean(name, NAMES) or "."
+        raise ScheduleError(f"schedule {name!r} is unknown{close} Known: {', '.join(NAMES)}, or FILE.toml")
     return makers[name](ranks, micro_batches)
 
 

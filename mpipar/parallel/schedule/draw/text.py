@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mpipar.errors import ScheduleError
 from mpipar.parallel.schedule.actions import Schedule
 from mpipar.parallel.schedule.cost import Durations
 from mpipar.parallel.schedule.draw.boxes import Box, boxes, legend, unit
@@ -9,6 +10,7 @@ from mpipar.parallel.schedule.draw.boxes import Box, boxes, legend, unit
 __all__ = ["as_lines"]
 
 IDLE, BUSY = ".", "-"
+MOST = 100_000  # columns
 
 
 def as_lines(schedule: Schedule, durations: Durations | None = None) -> str:
@@ -24,6 +26,10 @@ def as_lines(schedule: Schedule, durations: Durations | None = None) -> str:
     wide = max((len(box.label) for line in lines for box in line), default=1)
     scale = wide / unit(lines)
     length = max((column(box.end, scale) for line in lines for box in line), default=0)
+    if length > MOST:
+        raise ScheduleError(
+            f"{schedule.name}: its drawing would be {length:,} columns wide; text has {MOST:,} at most"
+        )
     margin = len(f"rank {schedule.ranks - 1}")
     rows = [f"{f'rank {rank}':<{margin}}  {row(line, scale, length)}" for rank, line in enumerate(lines)]
     below = f"{legend(schedule)}; {IDLE} idle; {wide} columns are {unit(lines):.4g} of time"
