@@ -85,7 +85,7 @@ def cycle(schedule: Schedule, at: list[int], waiting: dict[Action, int]) -> str:
     while path[-1] not in path[:-1]:
         path.append(schedule.rank_of(message_of[path[-1]].stage))
     around = path[path.index(path[-1]) :]
-    return ", ".join(
+    return ", and ".join(
         f"{said(schedule, rank, at[rank])} waits for {said(schedule, sender, number(schedule, message_of[rank]))}"
         for rank, sender in pairwise(around)
     )

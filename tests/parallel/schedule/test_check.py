@@ -215,7 +215,7 @@ def move(rank: int, at: int, to: int) -> Callable[[Lists], None]:
         ),
         (
             move(0, 4, 0),
-            "deadlock: rank 0, action 1 (receive_backward 0 0) waits for rank 1, action 4 (send_backward 1 0), "
+            "deadlock: rank 0, action 1 (receive_backward 0 0) waits for rank 1, action 4 (send_backward 1 0), and "
             "rank 1, action 1 (receive_forward 1 0) waits for rank 0, action 3 (send_forward 0 0)",
         ),
         (
@@ -264,7 +264,7 @@ def test_a_cycle_of_three_ranks_is_told_all_around() -> None:
     with pytest.raises(ScheduleError) as caught:
         check(bad)
     assert str(caught.value) == (
-        "1f1b: deadlock: rank 0, action 1 (receive_backward 0 0) waits for rank 1, action 9 (send_backward 1 0), "
+        "1f1b: deadlock: rank 0, action 1 (receive_backward 0 0) waits for rank 1, action 9 (send_backward 1 0), and "
         "rank 1, action 1 (receive_forward 1 0) waits for rank 0, action 3 (send_forward 0 0)"
     )
 

@@ -134,7 +134,7 @@ def test_a_wrong_file_is_refused(old: str, new: str, message: str, path: Path) -
         (
             '"send_forward 0 0", "receive_backward 0 0"',
             '"receive_backward 0 0", "send_forward 0 0"',
-            "deadlock: rank 0, action 2 (receive_backward 0 0) waits for rank 1, action 4 (send_backward 1 0), "
+            "deadlock: rank 0, action 2 (receive_backward 0 0) waits for rank 1, action 4 (send_backward 1 0), and "
             "rank 1, action 1 (receive_forward 1 0) waits for rank 0, action 3 (send_forward 0 0)",
         ),
     ],
@@ -156,7 +156,7 @@ def test_a_cycle_of_computations_is_found(path: Path) -> None:
         read(path)
     assert str(caught.value) == (
         "mine.toml: mine: deadlock: rank 0, action 3 (receive_backward 0 0) waits for rank 1, action 6 "
-        "(send_backward 1 0), rank 1, action 3 (receive_forward 1 1) waits for rank 0, action 6 (send_forward 0 1) "
+        "(send_backward 1 0), and rank 1, action 3 (receive_forward 1 1) waits for rank 0, action 6 (send_forward 0 1) "
         "(counted with the sends and receives that were put in)"
     )
 

@@ -11,7 +11,7 @@ from mpipar.parallel.schedule.draw.boxes import Box, boxes, legend, title, unit
 __all__ = ["as_svg"]
 
 ROW, MARGIN, GAP, FONT = 28, 64, 4, 12  # pixels
-LETTER = 8  # pixels, the width of a letter with room around it
+LETTER = 12  # pixels, the width of the widest letter with room around it
 COLOURS = {  # a chunk's shade: the first dark, the second light, by turns
     "forward": ("#4477aa", "#99bbdd"),
     "backward": ("#228833", "#99cc99"),
