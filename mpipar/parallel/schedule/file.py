@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ def find(
 
     Raises ScheduleError for what is neither, and as `make` and `read` do.
     """
-    if source not in NAMES and (source.endswith(".toml") or Path(source).exists()):
+    if source not in NAMES and (source.endswith(".toml") or os.path.exists(source)):
         return read(source, ranks, micro_batches)
     return make(source, ranks or 0, micro_batches or 0, chunks)
 

@@ -179,6 +179,8 @@ def test_files_that_are_none(path: Path) -> None:
     for source in ("mine.toml", "."):
         with pytest.raises(ScheduleError, match="cannot be read: "):
             find(source, 2, 2)
+    with pytest.raises(ScheduleError, match=r"is unknown\. Known: "):
+        find("x" * 5000, 2, 2)
     path.write_bytes(b"ranks = 2 # \xff")
     with pytest.raises(ScheduleError, match=r"mine.toml is no UTF-8 at byte 12: write it as UTF-8"):
         read(path)

@@ -71,5 +71,7 @@ def legend(schedule: Schedule) -> str:
     parts = [meaning for kind, meaning in MEANINGS.items() if kind in kinds]
     chunks = schedule.stages // schedule.ranks
     if chunks > 1:
-        parts.append("second stage of a rank: small" if chunks == 2 else "stages of a rank: a, b, c ...")
+        parts.append(
+            "small letters second stage of a rank" if chunks == 2 else "a, b, c ... stages of a rank"
+        )
     return "; ".join(parts)
