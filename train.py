@@ -33,6 +33,7 @@ from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows
 from mpipar.optim import SGD, Adam, AdamW, clip_grad_norm, constant, cosine
 from mpipar.parallel import stop_unless_finite, sync_gradients
+from mpipar.profile import Trace, check_trace
 from mpipar.random import Noise
 
 Optimizer: TypeAlias = AdamW | Adam | SGD
@@ -48,6 +49,7 @@ def main() -> None:
     config = read_config(ranks)
     check(config, ranks.size)
     found = on_first_rank(ranks, lambda: check_start(config))
+    on_first_rank(ranks, lambda: check_trace(config.trace))
     device = choose(config.device, ranks_per_gpu=config.ranks_per_gpu)
     corpus = Corpus.load(config.data, ranks, config.context)
     refuse_other_data(found, corpus.digest)
@@ -71,9 +73,12 @@ def main() -> None:
         header = f"mpipar {__version__}: mpirun -n {ranks.size} python {shlex.join(sys.argv)}"
         on_first_rank(ranks, lambda: write_config(out, as_toml(config, header)))
         after = start if config.resume == AUTO else None
-        with Metrics(out / METRICS, enabled=mesh.rank == 0, after=after) as metrics:
+        with (
+            Metrics(out / METRICS, enabled=mesh.rank == 0, after=after) as metrics,
+            Trace(config.trace, config.trace_steps, mesh, (optimizer, "step")) as trace,
+        ):
             saver = RunSaver(config, out, corpus.digest, progress.say)
-            done = train(config, model, optimizer, batches, start, metrics, progress, saver)
+            done = train(config, model, optimizer, batches, start, metrics, progress, saver, trace)
         if done < config.steps:
             progress.say(f"stopped after step {done} by a signal: go on with --resume auto --out {out}")
             sys.exit(PREEMPTED)
@@ -112,12 +117,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def train(
     config: TrainConfig, model: GPT, optimizer: Optimizer, batches: Batches, start: int, metrics: Metrics,
-    progress: Progress, saver: RunSaver,
+    progress: Progress, saver: RunSaver, trace: Trace,
 ) -> int:  # fmt: skip
     """Trains from step `start` to the last one, or to a signal; returns how many steps are done by then."""
     preemption, ranks, ledger = Preemption(ASKED), world(), batches.mesh.ledger
     done = start
     for step in range(start, config.steps):
+        trace.step(step + 1)
         begin, bytes_before, comm_before = perf_counter(), ledger.bytes, ledger.seconds
         optimizer.lr = learning_rate(config, step)
         loss = forward_backward(model, batches, step, config.seed)

@@ -6,14 +6,20 @@ import sys
 from collections.abc import Sequence
 
 from mpipar.checkpoint.index import versions
-from mpipar.cli import checkpoint, show, tokenize
+from mpipar.cli import bench, checkpoint, show, tokenize
+from mpipar.cli.command import Command
 from mpipar.config.flags import did_you_mean, options, read, usage, wants_help
 from mpipar.errors import UsageError
 from mpipar.job.launcher import launched_size
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {"checkpoint": checkpoint.COMMAND, "show": show.COMMAND, "tokenize": tokenize.COMMAND}
+COMMANDS = {
+    "bench": bench.COMMAND,
+    "checkpoint": checkpoint.COMMAND,
+    "show": show.COMMAND,
+    "tokenize": tokenize.COMMAND,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +45,16 @@ def run(words: Sequence[str]) -> int:
             f"unknown command {name!r}{did_you_mean(name, list(COMMANDS)) or '; see mpipar --help'}"
         )
     elif wants_help(rest):
-        print(f"{COMMANDS[name].meaning}\n\n{usage(options(COMMANDS[name].flags), f'mpipar {name}')}")
+        print(help_of(name, COMMANDS[name]))
     else:
-        return COMMANDS[name].run(read(COMMANDS[name].flags, rest)) or 0
+        command = COMMANDS[name]
+        return command.run(command.read(rest) if command.read else read(command.flags, rest)) or 0
     return 0
+
+
+def help_of(name: str, command: Command) -> str:
+    """The text of ``mpipar NAME --help``."""
+    return f"{command.meaning}\n\n{usage(options(command.flags), f'mpipar {name}')}{command.more}"
 
 
 def overview() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os.path import dirname
@@ -37,7 +37,7 @@ class Ledger:
     bytes: int = 0
     seconds: float = 0.0
     last: deque[Call] = field(default_factory=lambda: deque(maxlen=KEPT))
-    _listeners: list[list[Call]] = field(default_factory=list)
+    _listeners: list[Callable[[Call], object]] = field(default_factory=list)
 
     def add(self, label: str, operation: str, n_bytes: int, seconds: float, site: str = "") -> None:
         """`site`: where it was started, if that is not the line that is running now."""
@@ -47,20 +47,26 @@ class Ledger:
         self.seconds += seconds
         self.last.append(call)
         for listener in self._listeners:
-            listener.append(call)
+            listener(call)
 
     @contextmanager
     def record(self) -> Iterator[list[Call]]:
         """Every call inside the block, however many: ``with mesh.ledger.record() as calls: …``."""
         calls: list[Call] = []
-        self._listeners.append(calls)
-        try:
+        with self.told_to(calls.append):
             yield calls
+
+    @contextmanager
+    def told_to(self, listener: Callable[[Call], object]) -> Iterator[None]:
+        """Inside the block `listener` is told every call when it has ended."""
+        self._listeners.append(listener)
+        try:
+            yield
         finally:
-            self._listeners = [other for other in self._listeners if other is not calls]
+            self._listeners = [other for other in self._listeners if other is not listener]
 
 
-CARRIERS = tuple(f"{PACKAGE}/{room}" for room in ("comm/", "tensor/", "mesh.py"))
+CARRIERS = tuple(f"{PACKAGE}/{room}" for room in ("comm/", "tensor/", "profile/", "mesh.py"))
 
 
 def call_site() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpipar.config.axes import AXES, parse_axes
 from mpipar.config.flags import spelling
 from mpipar.config.toml import as_toml
-from mpipar.config.train import AUTO, NONE, TrainConfig, check, mesh_axes, parse
+from mpipar.config.train import AUTO, NONE, TrainConfig, check, known_flags, mesh_axes, parse, settings
 
 __all__ = [
     "AUTO",
@@ -14,8 +14,10 @@ __all__ = [
     "TrainConfig",
     "as_toml",
     "check",
+    "known_flags",
     "mesh_axes",
     "parse",
     "parse_axes",
+    "settings",
     "spelling",
 ]

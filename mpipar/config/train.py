@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from mpipar.config.axes import parse_axes
-from mpipar.config.flags import check_limits, flag, options, usage, values, wants_help
+from mpipar.config.flags import Option, check_limits, flag, options, usage, values, wants_help
 from mpipar.config.function import call, names_function
 from mpipar.config.toml import read_toml
 from mpipar.errors import UsageError
@@ -63,6 +63,8 @@ class TrainConfig:
     save_error: str = flag("stop", "what a failed save does to the run", choices=("stop", "continue"))
     resume: str = flag("none", "none, a checkpoint's PATH, or auto: go on with --out, or start it")
     init: str = flag("", "begin with the weights of the checkpoint PATH, and with nothing else of it")
+    trace: str = flag("", "a file for a Chrome trace of the first steps: what each rank did when")
+    trace_steps: int = flag(5, "steps in the trace", least=1)
     strict: bool = flag(False, "stop where the newest checkpoint is damaged, rather than take one before it")
 
 
@@ -89,11 +91,21 @@ def parse(
     every rank. ``--help`` gives its text to `say` and exits with 0: pass a `say` that speaks on one rank only.
     Raises UsageError with one message.
     """
-    known = options(Source) | options(TrainConfig)
+    known = known_flags()
     if wants_help(argv):
         say(usage(known, "mpirun -n RANKS python train.py"))
         sys.exit(0)
-    given = values(known, argv)
+    return settings(values(known, argv), once)
+
+
+def known_flags() -> dict[str, Option]:
+    """The flags of train.py."""
+    return options(Source) | options(TrainConfig)
+
+
+def settings(given: dict[str, Any], once: Callable[[Callable[[], Any]], Any] = run_here) -> TrainConfig:
+    """The config of what a command line gave, which may name where the rest comes from."""
+    given = dict(given)
     source: str | None = given.pop("config", None)
     function = source if source is not None and names_function(source) else None
     written = once(lambda: {} if source is None or function else read_toml(TrainConfig, source))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 from mpipar.backend import Array, Backend
 from mpipar.layout import Layout
@@ -60,6 +61,9 @@ class Op:
         return f"Op({self.name})"
 
 
+KNOWN: WeakSet[Op] = WeakSet()  # all that were made: who measures them puts another `forward` in their place
+
+
 def op(rule: Callable[..., Layout]) -> Callable[[Callable[..., tuple[Array, Vjps]]], Op]:
     """Makes an Op of a forward function; its array parameters name the operands."""
 
@@ -67,7 +71,9 @@ def op(rule: Callable[..., Layout]) -> Callable[[Callable[..., tuple[Array, Vjps
         kinds = signature(forward).parameters.values()
         names = [p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
         seen = tuple(p.name for p in signature(rule).parameters.values() if p.kind is p.KEYWORD_ONLY)
-        return Op(forward.__name__.rstrip("_"), forward, rule, tuple(names[1:]), seen)
+        made = Op(forward.__name__.rstrip("_"), forward, rule, tuple(names[1:]), seen)
+        KNOWN.add(made)
+        return made
 
     return make
 
