@@ -61,10 +61,12 @@ def read(words: Sequence[str]) -> Asked:
 
 def run(asked: Asked) -> None:
     bench = asked.bench
-    check_bench(bench, asked.given)
+    check_bench(bench)
     ranks = world()
     config = settings(asked.given, once=lambda make: on_first_rank(ranks, make))
     check(config, ranks.size)
+    if config.data and bench.vocabulary != Bench().vocabulary:
+        raise UsageError("--vocabulary is of tokens drawn at random: leave it out with --data")
     on_first_rank(ranks, lambda: check_files(bench))
     device = choose(config.device, ranks_per_gpu=config.ranks_per_gpu)
     mesh = Mesh.parse(config.mesh, device=device.xp)
@@ -105,15 +107,13 @@ def about(config: TrainConfig, work: Workload, mesh: Mesh, device: str) -> dict[
     }
 
 
-def check_bench(bench: Bench, given: dict[str, Any]) -> None:
+def check_bench(bench: Bench) -> None:
     check_limits(bench)
     if bench.what != ("step",):
         name = " ".join(bench.what)
         raise UsageError(
             f"bench {name!r} is unknown{did_you_mean(name, ['step'])}" if name else f"bench what? {WRITE}"
         )
-    if bench.vocabulary != Bench().vocabulary and given.get("data"):
-        raise UsageError("--vocabulary is of tokens drawn at random: leave it out with --data")
 
 
 def check_files(bench: Bench) -> None:

@@ -14,8 +14,8 @@ from mpipar.profile.watch import BACKWARD, COLLECTIVE, MOVE
 def report(ranks: Sequence[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
     """`ranks` has what `measured` returned on each, with its `peak_flops` and `peak_memory`.
 
-    A step takes as long as on the rank where it takes longest. Operations and collectives are seconds a step, means over
-    the steps that were watched and over the ranks; each operation without the collectives inside it.
+    A step takes as long as on the rank where it takes longest. Operations and collectives are seconds a step, means
+    over the steps that were watched and over the ranks; each operation without the collectives inside it.
     """
     seconds = [max(each) for each in zip(*(rank["seconds"] for rank in ranks), strict=True)]
     step, peak = median(seconds), sum(rank["peak_flops"] for rank in ranks)

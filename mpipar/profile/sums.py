@@ -49,8 +49,8 @@ def measured(
 ) -> dict[str, Any]:
     """Runs `steps`: the last ones watched, `timed` ones before those timed alone, the first ones for warming up.
 
-    All ranks begin a step together. Returns, of this rank, `seconds` and `faults` of each timed step, and of those that were
-    watched `rows` as in `Sums`, with their numbers a step, and the mean `watched` seconds.
+    All ranks begin a step together. Returns, of this rank, `seconds` and `faults` of each timed step, and of those that
+    were watched `rows` as in `Sums`, with their numbers a step, and the mean `watched` seconds.
     """
     seconds, faults, watching, sums = [], [], 0.0, Sums()
     watched = steps[len(steps) - timed :]

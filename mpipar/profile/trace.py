@@ -55,9 +55,9 @@ def is_trace(file: Path) -> bool:
 class Trace:
     """Records the first `steps` steps of a run; then rank 0 gathers them and writes the file. Without a path: nothing.
 
-    ``with Trace(path, steps, mesh, (optimizer, "step")) as trace`` around the loop, which names methods to be seen beside
-    the operations; in it ``trace.step(n)`` where step n begins. Collective at the end of the last step recorded, or of
-    the block; after an error nothing is written.
+    ``with Trace(path, steps, mesh, (optimizer, "step")) as trace`` around the loop, which names methods to be seen
+    beside the operations; in it ``trace.step(n)`` where step n begins. Collective at the end of the last step that is
+    recorded, or of the block; after an error nothing is written.
     """
 
     def __init__(self, path: str, steps: int, mesh: Mesh, *methods: Method) -> None:
