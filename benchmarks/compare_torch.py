@@ -19,12 +19,14 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "against_torch"))
 
 from contest import DATA_PARALLEL, ONE, TENSOR_PARALLEL, TWO_THREADS, Competitor, contest, why_not
+from picture import draw
 from report import Contest, machine, table
 from shape import SIZES, Shape
 
@@ -56,6 +58,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=2, help="of the parallel contests")
     parser.add_argument("--mpirun", default="mpirun", help="how MPI's ranks are started, up to -n")
     parser.add_argument("--json", type=Path, help="a file for all numbers")
+    parser.add_argument("--plot", type=Path, help="a file for a picture of the medians (needs matplotlib)")
     given = parser.parse_args()
     if unknown := [word for word in words(given.only) if not any(fits(name, word) for name in NAMES)]:
         parser.error(f"--only {unknown[0]} is unknown; known are {', '.join([*CONTESTS, *NAMES])}")
@@ -65,6 +68,13 @@ def flags() -> argparse.Namespace:
         parser.error("--sizes is empty: write S, M or S,M")
     if not 0 <= given.warmup < given.steps:
         parser.error(f"--steps {given.steps} with --warmup {given.warmup}: no step would be timed")
+    for name, path in (("--json", given.json), ("--plot", given.plot)):
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            parser.error(f"{name} {path}: name a file in a directory that is there")
+    if given.plot and find_spec("matplotlib") is None:
+        parser.error(
+            f"--plot {given.plot} needs matplotlib: write  pip install matplotlib,  or leave --plot out"
+        )
     return given
 
 
@@ -125,6 +135,8 @@ def main() -> int:
         }
         if given.json:
             given.json.write_text(json.dumps(found, indent=1))
+    if given.plot:
+        draw(found["sizes"], given.plot)
     return 0 if equal else 1
 
 

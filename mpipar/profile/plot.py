@@ -7,6 +7,7 @@ from typing import Any
 
 from mpipar.errors import UsageError
 
+LABELS = {"forward": "forward; moves and optimizer"}  # other parts by their name
 COLOURS = {"forward": "tab:blue", "backward": "tab:orange", "communication": "tab:red", "other": "tab:gray"}
 SHOWN = 12  # operations; the others are one bar
 
@@ -39,7 +40,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     for part, colour in COLOURS.items():
         widths = [1e3 * bar.get(part, 0.0) for _, bar in bars]
         if any(widths):
-            axes.barh(places, widths, left=begin, label=part, color=colour)
+            axes.barh(places, widths, left=begin, label=LABELS.get(part, part), color=colour)
         begin = [left + width for left, width in zip(begin, widths, strict=True)]
     axes.set_yticks(list(places), [name for name, _ in bars])
     axes.set_xlabel("ms a step")
