@@ -78,9 +78,10 @@ def names(rank: int, its: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def complete(rank: int, event: Event, start: float) -> dict[str, Any]:
-    ts, dur = 1e6 * (event.begin - start), 1e6 * (event.end - event.begin)
+    """Times are whole ns, each rounded by itself: what is inside another event stays inside."""
+    begin, end = (int(1e9 * (time - start)) for time in (event.begin, event.end))
     found = {"ph": "X", "name": event.name, "cat": event.kind, "pid": rank, "tid": 0}
-    found |= {"ts": round(ts, 3), "dur": round(dur, 3)}
+    found |= {"ts": begin / 1000, "dur": (end - begin) / 1000}
     if event.kind == COLLECTIVE:
         found["args"] = {"axis": event.axis, "bytes": event.bytes, "site": event.site}
     return found

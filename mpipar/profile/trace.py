@@ -104,7 +104,7 @@ class Trace:
             self._see(Event(SPAN, name, begin, perf_counter()))
 
     def _write(self) -> None:
-        """Collective. Rank 0 writes by a rename, so that the file is never half there."""
+        """Collective."""
         self._watching.close()
         ranks, path = world(), Path(self._path).expanduser()
         self._path = ""
@@ -116,9 +116,17 @@ class Trace:
         gathered = gather_json(mine)
         self._events = []
         if ranks.rank == 0:
-            new = path.with_name(f".{path.name}.new")
-            new.write_text(as_json(chrome_events(gathered, apart)), encoding="utf-8")
-            new.rename(path)
+            write_whole(path, as_json(chrome_events(gathered, apart)))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """By a rename, so that the file is never half there. Raises UsageError where it cannot be written."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.rename(path)
+    except OSError as error:
+        raise UsageError(f"--trace {path} cannot be written: {error.strerror or error}") from None
 
 
 def as_json(events: list[dict[str, Any]]) -> str:

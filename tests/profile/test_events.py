@@ -12,7 +12,7 @@ from mpipar.job import world
 from mpipar.profile import Event, check_trace
 from mpipar.profile.clocks import offsets
 from mpipar.profile.events import chrome_events
-from mpipar.profile.trace import BEGINNING, as_json, gather_json
+from mpipar.profile.trace import BEGINNING, as_json, gather_json, write_whole
 from mpipar.profile.watch import COLLECTIVE, FORWARD
 
 SITE = "model.py:7"
@@ -124,3 +124,8 @@ def test_a_trace_may_be_written_over_and_no_trace_needs_no_file(tmp_path: Path) 
     (tmp_path / "old.json").write_text(as_json([]))
     check_trace(str(tmp_path / "old.json"))
     assert as_json([]).startswith(BEGINNING)
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
+        write_whole(tmp_path / "gone" / "t.json", as_json([]))
