@@ -25,6 +25,7 @@ from mpipar import (
     repeat_interleave,
     rms_norm,
     rotary,
+    self_attention,
     stack,
     swiglu,
     tensor,
@@ -32,7 +33,7 @@ from mpipar import (
     where,
 )
 from mpipar.backend import DType
-from mpipar.nn import vocab_parallel_cross_entropy
+from mpipar.nn import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
 from mpipar.random import Noise
 from mpipar.tensor.apply import apply
 
@@ -304,7 +305,25 @@ NETWORK = {
         lambda q, k, v: attention(q, k, v, causal=True), numbers((2, 3, 6, 2), (2, 3, 3, 2), (2, 3, 3, 2))
     ),
     "dropout": Case(lambda x: dropout(x, 0.4, Noise(1, 2, 3), "here"), X),
+    "self-attention": Case(lambda qkv: self_attention(qkv, causal=True), numbers((2, 4, 3, 3, 2))),
+    "self-attention, all keys": Case(
+        lambda qkv: self_attention(qkv, causal=False, scale=2.0), numbers((1, 3, 3, 5, 2))
+    ),
     "cross-entropy": Case(vocab_parallel_cross_entropy, (Numbers((2, 5, 7)), TARGETS)),
+    "head and cross-entropy": Case(
+        vocab_parallel_linear_cross_entropy, (Numbers((2, 5, 3)), Numbers((3, 7)), TARGETS)
+    ),
+    "tied head and cross-entropy": Case(
+        lambda x, w, t: vocab_parallel_linear_cross_entropy(x, w, t, transposed=True),
+        (Numbers((2, 5, 3)), Numbers((7, 3)), TARGETS),
+    ),
+    "product and bias": Case(lambda x, w, b: x.contract(w, bias=b), numbers((2, 5, 3), (3, 2, 4), (2, 4))),
+    "product of two dims and bias": Case(
+        lambda x, w, b: x.contract(w, 2, bias=b), numbers((5, 3, 2), (3, 2, 4), (4,))
+    ),
+    "product with a transposed weight and bias": Case(
+        lambda x, w, b: x.contract(w, transposed=True, bias=b), numbers((5, 3), (4, 3), (4,))
+    ),
 }  # fmt: skip
 
 CASES = {**ELEMENTWISE, **CHOICES, **ARITHMETIC, **REDUCTIONS, **PRODUCTS, **SHAPES, **NETWORK}

@@ -125,6 +125,11 @@ class Backend(Protocol):
         """Σ x² as a 0-d array, accumulated in float64."""
 
     def matmul(self, a: Array, b: Array) -> Array: ...
+    def affine(self, a: Array, b: Array, bias: Array) -> Array:
+        """a·b + bias: (N, K), (K, M), (M,) → (N, M)."""
+
+    def add_product(self, out: Array, a: Array, b: Array) -> None:
+        """``out += a·b``: (N, M), (N, K), (K, M)."""
 
     # kernels of networks
     def sigmoid(self, x: Array) -> Array: ...
@@ -165,13 +170,30 @@ class Backend(Protocol):
         """
 
     def attention_vjp(
-        self, g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool
-    ) -> tuple[Array, Array, Array]: ...
+        self,
+        g: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        out: Array,
+        lse: Array,
+        scale: float,
+        causal: bool,
+        into: tuple[Array, Array, Array] | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """The gradients of q, k and v: in arrays of their own, or written `into` three that are given."""
+
     def exp_sum(self, z: Array, top: Array) -> Array:
         """Σ exp(z - top) of each row: (N, V), (N,) → (N,)."""
 
     def pick(self, x: Array, columns: Array, first: int) -> Array:
         """x[i, columns[i] - first]; 0 where that is outside. (N, V), (N,) → (N,)."""
+
+    def exp_rows(self, z: Array) -> tuple[Array, Array]:
+        """z ← exp(z - top) in place; top, the largest of each row, and the sums of the rows: (N, V) → (N,), (N,)."""
+
+    def scale_minus_hot(self, z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
+        """z ← (z · scale - onehot(columns - first)) · kept in place, row by row: (N, V), (N,), (N,), (N,)."""
 
     def softmax_minus_hot(self, z: Array, lse: Array, columns: Array, first: int, scale: Array) -> Array:
         """(exp(z - lse) - onehot(columns - first)) · scale, row by row: (N, V), (N,), (N,), (N,) → (N, V)."""

@@ -29,7 +29,7 @@ from mpipar.nn import (
     ParallelSwiGLU,
     RMSNorm,
     VocabParallelEmbedding,
-    vocab_parallel_cross_entropy,
+    vocab_parallel_linear_cross_entropy,
 )
 from mpipar.random import Noise
 from mpipar.tensor import Tensor, parameter
@@ -151,6 +151,11 @@ class GPT(Module):
         )
 
     def __call__(self, tokens: Tensor, noise: Noise | None = None) -> Tensor:
+        x = self.features(tokens, noise)
+        return self.embedding.logits(x) if self.head is None else self.head(x)  # (B, T, V)
+
+    def features(self, tokens: Tensor, noise: Noise | None = None) -> Tensor:
+        """What the head multiplies: (B, T) → (B, T, C), whole over tp."""
         x = self.embedding(tokens)  # (B, T, C)
         if self.positions is not None:
             positions = self.positions[: tokens.shape[1]]  # (T, C)
@@ -163,8 +168,10 @@ class GPT(Module):
         x = self.norm(x)
         if self.config.sequence_parallel:
             x = x.allgather("tp")
-        return self.embedding.logits(x) if self.head is None else self.head(x)  # (B, T, V)
+        return x
 
     def loss(self, tokens: Tensor, targets: Tensor, noise: Noise | None = None) -> Tensor:
         """The sum over all tokens of -log p(target), in nats: Partial over the axes that cut batch or vocabulary."""
-        return vocab_parallel_cross_entropy(self(tokens, noise), targets).sum()
+        x, tied = self.features(tokens, noise), self.head is None
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return vocab_parallel_linear_cross_entropy(x, weight, targets, transposed=tied)

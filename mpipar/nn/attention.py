@@ -12,7 +12,7 @@ from mpipar.layout.rules import repeated
 from mpipar.mesh import Mesh
 from mpipar.nn.linear import reduced, zero_bias
 from mpipar.nn.module import Module
-from mpipar.tensor import Tensor, attention, parameter, repeat_interleave, rotary
+from mpipar.tensor import Tensor, attention, parameter, repeat_interleave, rotary, self_attention
 
 
 class ParallelSelfAttention(Module):
@@ -46,9 +46,8 @@ class ParallelSelfAttention(Module):
     def __call__(self, x: Tensor) -> Tensor:
         if self.sequence_parallel:
             x = x.allgather(self.axis)  # (B, T, C), T whole
-        qkv = x.contract(self.qkv) + self.qkv_bias  # (B, T, 3, H, D), H sharded
-        q, k, v = (qkv[:, :, part] for part in range(3))
-        y = attention(q, k, v, causal=self.causal)  # (B, T, H, D)
+        qkv = x.contract(self.qkv, bias=self.qkv_bias)  # (B, T, 3, H, D), H sharded
+        y = self_attention(qkv, causal=self.causal)  # (B, T, H, D)
         y = y.contract(self.out, n=2)  # (B, T, C), Partial
         return reduced(y, self.axis, 1 if self.sequence_parallel else None) + self.out_bias
 

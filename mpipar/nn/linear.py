@@ -20,8 +20,7 @@ class Linear(Module):
         self.bias = zero_bias(name, (outputs,), mesh, dtype) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = x.contract(self.weight)
-        return y if self.bias is None else y + self.bias
+        return x.contract(self.weight, bias=self.bias)
 
 
 class ColumnParallelLinear(Module):
@@ -37,8 +36,7 @@ class ColumnParallelLinear(Module):
         self.bias = zero_bias(name, (outputs,), mesh, dtype, **{axis: Shard(0)}) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = x.contract(self.weight)
-        return y if self.bias is None else y + self.bias
+        return x.contract(self.weight, bias=self.bias)
 
 
 class RowParallelLinear(Module):

@@ -38,19 +38,30 @@ from mpipar.ops.compare import (
 )
 from mpipar.ops.einsum import einsum
 from mpipar.ops.elementwise import absolute, clone, exp, gelu, log, relu, sigmoid, silu, sqrt, square, tanh
-from mpipar.ops.network import attention, dropout, embedding, layer_norm, rms_norm, rotary, softmax, swiglu
-from mpipar.ops.product import contract, matmul
+from mpipar.ops.network import (
+    attention,
+    dropout,
+    embedding,
+    layer_norm,
+    rms_norm,
+    rotary,
+    self_attention,
+    softmax,
+    swiglu,
+)
+from mpipar.ops.product import affine, contract, matmul
 from mpipar.ops.reduce import argmax, argmin, cumsum, log_softmax, logsumexp, max_, mean, min_, sum_, var
 from mpipar.ops.select import gather, scatter, take
 from mpipar.ops.shape import concatenate, expand, pad, permute, repeat_interleave, reshape, slice_, stack
 
 __all__ = [
-    "Context", "Op", "absolute", "add", "add_number", "argmax", "argmin", "at_least_number", "at_most_number",
-    "attention", "clip", "clone", "concatenate", "contract", "cumsum", "divide", "dropout", "einsum", "embedding",
-    "equal", "equal_to_number", "exp", "expand", "gather", "gelu", "greater_than_number", "isfinite", "isnan",
-    "layer_norm", "less", "less_equal", "less_than_number", "log", "log_softmax", "logical_and", "logical_not",
-    "logical_or", "logical_xor", "logsumexp", "matmul", "max_", "maximum", "mean", "min_", "minimum", "multiply",
-    "negative", "not_equal", "op", "other_than_number", "pad", "permute", "power", "reciprocal", "relu",
-    "repeat_interleave", "reshape", "rms_norm", "rotary", "scale", "scatter", "sigmoid", "silu", "slice_",
-    "softmax", "sqrt", "square", "stack", "subtract", "sum_", "swiglu", "take", "tanh", "var", "where",
+    "Context", "Op", "absolute", "add", "add_number", "affine", "argmax", "argmin", "at_least_number",
+    "at_most_number", "attention", "clip", "clone", "concatenate", "contract", "cumsum", "divide", "dropout",
+    "einsum", "embedding", "equal", "equal_to_number", "exp", "expand", "gather", "gelu", "greater_than_number",
+    "isfinite", "isnan", "layer_norm", "less", "less_equal", "less_than_number", "log", "log_softmax",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "matmul", "max_", "maximum", "mean",
+    "min_", "minimum", "multiply", "negative", "not_equal", "op", "other_than_number", "pad", "permute", "power",
+    "reciprocal", "relu", "repeat_interleave", "reshape", "rms_norm", "rotary", "scale", "scatter",
+    "self_attention", "sigmoid", "silu", "slice_", "softmax", "sqrt", "square", "stack", "subtract", "sum_",
+    "swiglu", "take", "tanh", "var", "where",
 ]  # fmt: skip

@@ -121,6 +121,28 @@ def attention(
     return out, lambda g: xp.attention_vjp(g, q, k, v, out, lse, scale, causal)
 
 
+def self_attention_rule(qkv: Layout) -> Layout:
+    """Of queries, keys and values in one array (B, T, 3, H, D): batch and heads may be cut."""
+    kept = whole(qkv, [1, 2, 4])
+    return Layout(qkv.grid, (*kept.cuts[:2], *kept.cuts[3:]), kept.partial)
+
+
+@op(self_attention_rule)
+def self_attention(context: Context, qkv: Array, *, scale: float, causal: bool) -> tuple[Array, Vjps]:
+    """`attention` of qkv[:, :, 0], 1 and 2: (B, T, 3, H, D) → (B, T, H, D). Gradients are written in one array, too."""
+    xp = context.xp
+    q, k, v = (qkv[:, :, part] for part in range(3))
+    out, lse = xp.attention(q, k, v, scale, causal)
+
+    def vjp(g: Array) -> Array:
+        gradient = xp.empty(qkv.shape, qkv.dtype)
+        into = gradient[:, :, 0], gradient[:, :, 1], gradient[:, :, 2]
+        xp.attention_vjp(g, q, k, v, out, lse, scale, causal, into)
+        return gradient
+
+    return out, (vjp,)
+
+
 def swiglu_rule(x: Layout) -> Layout:
     """The dim of two whole, nothing owed; the hidden units may be cut."""
     kept = whole(x, [x.ndim - 2])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import prod
 
 from mpipar.backend import Array
-from mpipar.layout import Layout
-from mpipar.layout.rules import Label, aligned, broadcast_shape
-from mpipar.ops.base import Context, Vjps, op
+from mpipar.layout import Layout, Misfit
+from mpipar.layout.layout import Fix
+from mpipar.layout.rules import Label, aligned, broadcast, broadcast_shape
+from mpipar.ops.base import Context, Vjp, Vjps, op, unbroadcast
 
 
 def contract_rule(x: Layout, w: Layout, *, n: int, transposed: bool) -> Layout:
@@ -22,21 +23,55 @@ def contract_rule(x: Layout, w: Layout, *, n: int, transposed: bool) -> Layout:
 @op(contract_rule)
 def contract(context: Context, x: Array, w: Array, *, n: int, transposed: bool) -> tuple[Array, Vjps]:
     """(…, K…) with (K…, N…), or (N…, K…) where transposed → (…, N…), as one matrix product."""
-    xp = context.xp
+    x2, w2 = matrices(x, w, n, transposed)
+    y = context.xp.matmul(x2, w2).reshape(context.out_shape)
+    return y, contract_vjps(context, x, w, x2, w2, transposed)
+
+
+def matrices(x: Array, w: Array, n: int, transposed: bool) -> tuple[Array, Array]:
+    """Both operands as matrices, (rows, summed) and (summed, columns)."""
     rows, summed = prod(x.shape[: x.ndim - n]), prod(x.shape[x.ndim - n :])
     columns = prod(w.shape[: w.ndim - n] if transposed else w.shape[n:])
-    x2 = x.reshape(rows, summed)
     w2 = w.reshape(columns, summed).T if transposed else w.reshape(summed, columns)
+    return x.reshape(rows, summed), w2
+
+
+def contract_vjps(
+    context: Context, x: Array, w: Array, x2: Array, w2: Array, transposed: bool
+) -> tuple[Vjp, Vjp]:
+    xp, shape = context.xp, (x2.shape[0], w2.shape[1])
 
     def grad_x(g: Array) -> Array:
-        return xp.matmul(g.reshape(rows, columns), w2.T).reshape(x.shape)
+        return xp.matmul(g.reshape(shape), w2.T).reshape(x.shape)
 
     def grad_w(g: Array) -> Array:
-        g2 = g.reshape(rows, columns)
+        g2 = g.reshape(shape)
         product = xp.matmul(g2.T, x2) if transposed else xp.matmul(x2.T, g2)
         return product.reshape(w.shape)
 
-    return xp.matmul(x2, w2).reshape(context.out_shape), (grad_x, grad_w)
+    return grad_x, grad_w
+
+
+def affine_rule(x: Layout, w: Layout, bias: Layout, *, n: int, transposed: bool) -> Layout:
+    """A product and then a sum: a bias has no place on a product that is Partial."""
+    product = contract_rule(x, w, n=n, transposed=transposed)
+    try:
+        return broadcast([product, bias], "all")
+    except Misfit as misfit:
+        fixes = [
+            Fix(2, fix.axis, fix.to) for fix in misfit.fixes if isinstance(fix, Fix) and fix.operand == 1
+        ]
+        raise Misfit(misfit.reason.format(f"the product {product}", "{2}"), *fixes) from None
+
+
+@op(affine_rule)
+def affine(
+    context: Context, x: Array, w: Array, bias: Array, *, n: int, transposed: bool
+) -> tuple[Array, Vjps]:
+    """`contract` and a bias (N…) in one pass over the result."""
+    xp, (x2, w2) = context.xp, matrices(x, w, n, transposed)
+    y = xp.affine(x2, w2, bias.reshape(-1)).reshape(context.out_shape)
+    return y, (*contract_vjps(context, x, w, x2, w2, transposed), lambda g: unbroadcast(context, 2, g))
 
 
 def matmul_rule(x: Layout, y: Layout) -> Layout:

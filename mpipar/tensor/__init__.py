@@ -28,6 +28,7 @@ from mpipar.tensor.functions import (
     repeat_interleave,
     rms_norm,
     rotary,
+    self_attention,
     stack,
     swiglu,
     where,
@@ -38,6 +39,6 @@ from mpipar.tensor.tensor import Tensor
 __all__ = [
     "Tensor", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_dlpack", "from_local",
     "full", "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn",
-    "repeat_interleave", "rms_norm", "rotary", "stack", "swiglu", "tensor", "to_dlpack", "uniform", "where",
-    "zeros",
+    "repeat_interleave", "rms_norm", "rotary", "self_attention", "stack", "swiglu", "tensor", "to_dlpack",
+    "uniform", "where", "zeros",
 ]  # fmt: skip

@@ -169,6 +169,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | N
     )
 
 
+def self_attention(qkv: Tensor, *, causal: bool, scale: float | None = None) -> Tensor:
+    """`attention` of queries, keys and values that are side by side: (B, T, 3, H, D) → (B, T, H, D).
+
+    Faster than of three slices: their gradients need not be put together again.
+    """
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise ValueError(f"self_attention: {qkv.layout}; (B, T, 3, H, D) is wanted")
+    return apply(
+        ops.self_attention, qkv, scale=1 / sqrt(qkv.shape[-1]) if scale is None else scale, causal=causal
+    )
+
+
 def dropout(x: Tensor, p: float, noise: Noise, name: str) -> Tensor:
     """Zeroes elements with probability p and divides the others by 1 - p. Srivastava et al. 2014.
 

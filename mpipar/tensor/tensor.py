@@ -216,13 +216,22 @@ class Tensor:
             return self.contract(other)
         return apply(ops.matmul, self, other)
 
-    def contract(self, weight: Tensor, n: int = 1, *, transposed: bool = False) -> Tensor:
-        """Sums my last `n` dims with the weight's first `n` (transposed: its last `n`)."""
+    def contract(
+        self, weight: Tensor, n: int = 1, *, transposed: bool = False, bias: Tensor | None = None
+    ) -> Tensor:
+        """Sums my last `n` dims with the weight's first `n` (transposed: its last `n`), and adds a `bias`."""
         mine = self.shape[self.ndim - n :]
         theirs = weight.shape[weight.ndim - n :] if transposed else weight.shape[:n]
         if mine != theirs:
             raise ValueError(f"contract: {self.layout} with {weight.layout}: {mine} against {theirs}")
-        return apply(ops.contract, self, weight, n=n, transposed=transposed)
+        if bias is None:
+            return apply(ops.contract, self, weight, n=n, transposed=transposed)
+        others = weight.shape[: weight.ndim - n] if transposed else weight.shape[n:]
+        if bias.shape != others:
+            raise ValueError(
+                f"contract: the bias is {bias.layout}, what it is added to is {others} in each row"
+            )
+        return apply(ops.affine, self, weight, bias, n=n, transposed=transposed)
 
     # ---- functions --------------------------------------------------------------------------------------
 

@@ -202,6 +202,12 @@ def test_empty_arrays_are_arrays() -> None:
         close(xp.exp_sum(z, rows), rows)
         close(xp.pick(z, ids, 2), rows)
         close(xp.softmax_minus_hot(z, rows, ids, 2, rows), z)
+        top, total = xp.exp_rows(z)
+        assert top.shape == total.shape == rows.shape
+        xp.scale_minus_hot(z, rows, ids, 2, rows)
+        close(xp.affine(z, np.zeros((shape[1], 2)), np.ones(2)), np.ones((shape[0], 2)))
+        xp.add_product(z, np.ones((shape[0], 2)), np.zeros((2, shape[1])))
+        close(z, np.zeros(shape))
         assert xp.max(z, (1,)).tolist() == [-np.inf] * shape[0] or shape[1]
 
 
@@ -224,6 +230,13 @@ def test_columns_of_a_piece_of_a_vocabulary(first: int) -> None:
     hot = (ids[:, None] - first == np.arange(4)).astype(float)
     close(xp.pick(z, ids, first), (z * hot).sum(1))
     close(xp.softmax_minus_hot(z, lse, ids, first, scale), (np.exp(z - lse[:, None]) - hot) * scale[:, None])
+    powers, gradient = xp.copy(z), xp.copy(z)
+    top, total = xp.exp_rows(powers)
+    close(top, z.max(1))
+    close(powers, np.exp(z - z.max(1, keepdims=True)))
+    close(total, np.exp(z - z.max(1, keepdims=True)).sum(1))
+    xp.scale_minus_hot(gradient, lse, ids, first, scale)
+    close(gradient, (z * lse[:, None] - hot) * scale[:, None])
 
 
 def test_arguments_stay_as_they_are() -> None:

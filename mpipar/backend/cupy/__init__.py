@@ -12,6 +12,8 @@ from mpipar.backend.base import Device
 from mpipar.backend.cupy.arrays import (
     absolute,
     add_into,
+    add_product,
+    affine,
     arange,
     argmax,
     as_array,
@@ -55,6 +57,7 @@ from mpipar.backend.cupy.host import (
     wire,
 )
 from mpipar.backend.cupy.kernels import (
+    exp_rows,
     exp_sum,
     gelu,
     gelu_vjp,
@@ -65,6 +68,7 @@ from mpipar.backend.cupy.kernels import (
     rms_norm,
     rms_norm_vjp,
     rotary,
+    scale_minus_hot,
     sigmoid,
     softmax,
     softmax_minus_hot,
@@ -90,11 +94,12 @@ def use(card: Card) -> None:
 
 
 __all__ = [
-    "absolute", "adam", "add_into", "addresses", "arange", "argmax", "as_array", "attention", "attention_vjp",
-    "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into", "cumsum", "device", "dtype", "empty",
-    "exp", "exp_sum", "fill", "from_bytes", "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating",
-    "item", "keep_mask", "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name",
-    "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax",
-    "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh",
-    "text", "to_dlpack", "to_host", "uniform", "use", "where", "widen", "wire", "zeros",
+    "absolute", "adam", "add_into", "add_product", "addresses", "affine", "arange", "argmax", "as_array",
+    "attention", "attention_vjp", "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into",
+    "cumsum", "device", "dtype", "empty", "exp", "exp_rows", "exp_sum", "fill", "from_bytes", "from_dlpack",
+    "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm", "layer_norm_vjp",
+    "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp",
+    "rotary", "scale_into", "scale_minus_hot", "sgd", "sigmoid", "softmax", "softmax_minus_hot", "softmax_vjp",
+    "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh", "text", "to_dlpack", "to_host",
+    "uniform", "use", "where", "widen", "wire", "zeros",
 ]  # fmt: skip

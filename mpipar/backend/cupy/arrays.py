@@ -68,6 +68,14 @@ def copy_into(out: Array, x: Array) -> None:
     out[...] = cast(x, out.dtype)
 
 
+def affine(a: Array, b: Array, bias: Array) -> Array:
+    return cp.matmul(a, b) + bias
+
+
+def add_product(out: Array, a: Array, b: Array) -> None:
+    out += cp.matmul(a, b)
+
+
 def sum(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array:
     wide = widen(x)
     total = cp.sum(wide, None if dims is None else tuple(dims), keepdims=keepdims)

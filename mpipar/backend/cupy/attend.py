@@ -31,9 +31,12 @@ def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple
 
 
 def attention_vjp(
-    g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool
-) -> tuple[Array, Array, Array]:
-    gq, gk, gv = cp.empty(q.shape, q.dtype), cp.zeros(k.shape, k.dtype), cp.zeros(v.shape, v.dtype)
+    g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool,
+    into: tuple[Array, Array, Array] | None = None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    gq, gk, gv = into or (cp.empty(q.shape, q.dtype), cp.empty(k.shape, k.dtype), cp.empty(v.shape, v.dtype))
+    gk.fill(0)
+    gv.fill(0)
     along = cp.sum(groups(g * out, k), -1, keepdims=True)  # Σ p·dp of each row, from g and out alone
     lse = lse.reshape(len(q), *grouping(q.shape[2], k), q.shape[1], 1)
     queries, upper, to = groups(q, k), groups(g, k), groups(gq, k)

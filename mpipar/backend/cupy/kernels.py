@@ -133,6 +133,19 @@ def exp_sum(z: Array, top: Array) -> Array:
     return cp.sum(cp.exp(z - top[:, None]), 1)
 
 
+def exp_rows(z: Array) -> tuple[Array, Array]:
+    top = max(z, (1,))
+    z -= top[:, None]
+    z[...] = cp.exp(z)
+    return top, cp.sum(z, 1)
+
+
+def scale_minus_hot(z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
+    z *= scale[:, None]
+    z -= (columns - first)[:, None] == cp.arange(z.shape[1])
+    z *= kept[:, None]
+
+
 def pick(x: Array, columns: Array, first: int) -> Array:
     here, inside = _here(columns, first, x.shape[1])
     if x.shape[1] == 0:

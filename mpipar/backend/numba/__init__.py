@@ -8,8 +8,10 @@ from __future__ import annotations
 # isort: off
 from mpipar.backend.numpy import *  # noqa: F403  (all names of the contract, and below those that are replaced)
 from mpipar.backend.numba.attend import attention, attention_vjp
+from mpipar.backend.numba.blas import add_product, affine
 from mpipar.backend.numba.bits import keep_mask  # type: ignore[assignment]
 from mpipar.backend.numba.kernels import (
+    exp_rows,
     exp_sum,
     gelu,
     gelu_vjp,
@@ -17,6 +19,7 @@ from mpipar.backend.numba.kernels import (
     layer_norm_vjp,
     rms_norm,
     rms_norm_vjp,
+    scale_minus_hot,
     softmax_minus_hot,
     swiglu,
     swiglu_vjp,
@@ -27,6 +30,7 @@ from mpipar.backend.numba.updates import adam, sgd
 # isort: on
 
 __all__ = [
-    "adam", "attention", "attention_vjp", "compile_all", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "layer_norm",
-    "layer_norm_vjp", "rms_norm", "rms_norm_vjp", "sgd", "softmax_minus_hot", "swiglu", "swiglu_vjp",
+    "adam", "add_product", "affine", "attention", "attention_vjp", "compile_all", "exp_rows", "exp_sum", "gelu",
+    "gelu_vjp", "keep_mask", "layer_norm", "layer_norm_vjp", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd",
+    "softmax_minus_hot", "swiglu", "swiglu_vjp",
 ]  # fmt: skip

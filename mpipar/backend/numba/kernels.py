@@ -11,6 +11,7 @@ import numpy as np
 
 from mpipar.backend.base import Array
 from mpipar.backend.numba.arithmetic import compiled, exp
+from mpipar.backend.numba.rows import largest, powers
 from mpipar.backend.numpy.kernels import CUBE, SLOPE, flat, pairs_of, rows_of
 
 
@@ -47,6 +48,16 @@ def exp_sum(z: Array, top: Array) -> Array:
     total = np.empty(len(z), z.dtype)
     _exp_sum(z, top, total)
     return total
+
+
+def exp_rows(z: Array) -> tuple[Array, Array]:
+    top, total = np.empty(len(z), z.dtype), np.empty(len(z), z.dtype)
+    _exp_rows(z, top, total, *constants(z.dtype, -np.inf, 0))
+    return top, total
+
+
+def scale_minus_hot(z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
+    _scale_minus_hot(z, scale, columns, first, kept)
 
 
 def softmax_minus_hot(z: Array, lse: Array, columns: Array, first: int, scale: Array) -> Array:
@@ -143,6 +154,26 @@ def _layer_norm_vjp(g, x, gain, mean, scale, out, g_gain, g_bias, share):  # typ
         along *= share
         for j in range(width):
             out[i, j] = (g[i, j] * gain[j] - level - (x[i, j] - m) * r * along) * r
+
+
+@compiled()
+def _exp_rows(z, top, total, lowest, zero):  # type: ignore[no-untyped-def]
+    n, width = z.shape
+    for i in range(n):
+        top[i] = largest(z[i], lowest)
+        total[i] = powers(z[i], width, top[i], zero)
+
+
+@compiled()
+def _scale_minus_hot(z, scale, columns, first, kept):  # type: ignore[no-untyped-def]
+    n, width = z.shape
+    for i in range(n):
+        factor = scale[i] * kept[i]
+        for j in range(width):
+            z[i, j] *= factor
+        column = columns[i] - first
+        if 0 <= column < width:
+            z[i, column] -= kept[i]
 
 
 @compiled()

@@ -10,7 +10,9 @@ from mpipar.backend.dtypes import cast, dtype, is_floating, widen
 from mpipar.backend.numpy.arrays import (
     absolute,
     add_into,
+    add_product,
     addresses,
+    affine,
     arange,
     argmax,
     as_array,
@@ -49,6 +51,7 @@ from mpipar.backend.numpy.arrays import (
 from mpipar.backend.numpy.attend import attention, attention_vjp
 from mpipar.backend.numpy.exchange import from_dlpack, to_dlpack
 from mpipar.backend.numpy.kernels import (
+    exp_rows,
     exp_sum,
     gelu,
     gelu_vjp,
@@ -58,6 +61,7 @@ from mpipar.backend.numpy.kernels import (
     put_rows,
     rms_norm,
     rms_norm_vjp,
+    scale_minus_hot,
     sigmoid,
     softmax,
     softmax_minus_hot,
@@ -73,11 +77,12 @@ name = "cpu"
 device: Device | None = None
 
 __all__ = [
-    "absolute", "adam", "add_into", "addresses", "arange", "argmax", "as_array", "attention", "attention_vjp",
-    "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into", "cumsum", "device", "dtype", "empty",
-    "exp", "exp_sum", "fill", "from_bytes", "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating",
-    "item", "keep_mask", "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name",
-    "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax",
-    "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh",
-    "text", "to_dlpack", "to_host", "uniform", "where", "widen", "wire", "zeros",
+    "absolute", "adam", "add_into", "add_product", "addresses", "affine", "arange", "argmax", "as_array",
+    "attention", "attention_vjp", "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into",
+    "cumsum", "device", "dtype", "empty", "exp", "exp_rows", "exp_sum", "fill", "from_bytes", "from_dlpack",
+    "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm", "layer_norm_vjp",
+    "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp",
+    "rotary", "scale_into", "scale_minus_hot", "sgd", "sigmoid", "softmax", "softmax_minus_hot", "softmax_vjp",
+    "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh", "text", "to_dlpack", "to_host",
+    "uniform", "where", "widen", "wire", "zeros",
 ]  # fmt: skip

@@ -102,6 +102,16 @@ def copy_into(out: Array, x: Array) -> None:
     out[...] = x
 
 
+def affine(a: Array, b: Array, bias: Array) -> Array:
+    out = np.matmul(a, b)
+    out += bias
+    return out
+
+
+def add_product(out: Array, a: Array, b: Array) -> None:
+    out += np.matmul(a, b)
+
+
 def sum(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> Array:
     return np.sum(x, None if dims is None else tuple(dims), keepdims=keepdims)
 

@@ -8,7 +8,7 @@ Each head of k and v serves a group of G = H/K heads of q (Ainslie et al. 2023):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -39,10 +39,7 @@ def soften_vjp(p: Array, dp: Array, lse: Array, along: Array, scale: float, caus
     dp *= scale
 
 
-def attention(
-    q: Array, k: Array, v: Array, scale: float, causal: bool, soften: Callable[..., None] = soften
-) -> tuple[Array, Array]:
-    """`soften` may be another function that does the same."""
+def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple[Array, Array]:
     (b, t, h, _), keys = q.shape, k.shape[1]
     out = np.empty((b, t, h, v.shape[3]), q.dtype)
     lse = np.empty((b, h, t), q.dtype)
@@ -57,9 +54,11 @@ def attention(
 
 def attention_vjp(
     g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, scale: float, causal: bool,
-    soften_vjp: Callable[..., None] = soften_vjp,
+    into: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    gq, gk, gv = np.empty(q.shape, q.dtype), np.zeros(k.shape, k.dtype), np.zeros(v.shape, v.dtype)
+    gq, gk, gv = into or (np.empty(q.shape, q.dtype), np.empty(k.shape, k.dtype), np.empty(v.shape, v.dtype))
+    gk.fill(0)
+    gv.fill(0)
     by_group = (len(q), *grouping(q.shape[2], k), q.shape[1])  # (B, K, G, T)
     along = np.einsum("bthd,bthd->bht", g, out).reshape(by_group)  # Σ p·dp of each row, from g and out alone
     lse, queries, upper, to = lse.reshape(by_group), groups(q, k), groups(g, k), groups(gq, k)

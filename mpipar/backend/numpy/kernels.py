@@ -225,6 +225,22 @@ def exp_sum(z: Array, top: Array) -> Array:
     return total
 
 
+def exp_rows(z: Array) -> tuple[Array, Array]:
+    top = z.max(1, initial=-np.inf)
+    total = np.empty(len(z), z.dtype)
+    for part in blocks(len(z), z.shape[1]):
+        z[part] -= top[part, None]
+        total[part] = np.exp(z[part], out=z[part]).sum(1)
+    return top, total
+
+
+def scale_minus_hot(z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
+    z *= (scale * kept)[:, None]
+    here, inside = _here(columns, first, z.shape[1])
+    rows = np.flatnonzero(inside)
+    z[rows, here[rows]] -= kept[rows]
+
+
 def pick(x: Array, columns: Array, first: int) -> Array:
     here, inside = _here(columns, first, x.shape[1])
     if x.shape[1] == 0:
