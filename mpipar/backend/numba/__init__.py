@@ -8,7 +8,7 @@ from __future__ import annotations
 # isort: off
 from mpipar.backend.numpy import *  # noqa: F403  (all names of the contract, and below those that are replaced)
 from mpipar.backend.numba.attend import attention, attention_vjp
-from mpipar.backend.numba.blas import add_product, affine
+from mpipar.backend.numba.blas import add_product, affine, matmul  # type: ignore[assignment]
 from mpipar.backend.numba.bits import keep_mask  # type: ignore[assignment]
 from mpipar.backend.numba.kernels import (
     exp_rows,
@@ -31,6 +31,6 @@ from mpipar.backend.numba.updates import adam, sgd
 
 __all__ = [
     "adam", "add_product", "affine", "attention", "attention_vjp", "compile_all", "exp_rows", "exp_sum", "gelu",
-    "gelu_vjp", "keep_mask", "layer_norm", "layer_norm_vjp", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd",
-    "softmax_minus_hot", "swiglu", "swiglu_vjp",
+    "gelu_vjp", "keep_mask", "layer_norm", "layer_norm_vjp", "matmul", "rms_norm", "rms_norm_vjp",
+    "scale_minus_hot", "sgd", "softmax_minus_hot", "swiglu", "swiglu_vjp",
 ]  # fmt: skip

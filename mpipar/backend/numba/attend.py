@@ -6,6 +6,8 @@ gradients of keys and values are added up in their own place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mpipar.backend.base import Array
@@ -13,6 +15,7 @@ from mpipar.backend.numba import blas
 from mpipar.backend.numba.arithmetic import compiled, exp
 from mpipar.backend.numba.kernels import constants
 from mpipar.backend.numba.rows import largest, powers
+from mpipar.backend.numba.threads import over, workers
 from mpipar.backend.numpy import attend as plain
 from mpipar.backend.numpy.attend import BLOCK
 
@@ -22,8 +25,14 @@ def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple
         return plain.attention(q, k, v, scale, causal)
     (b, t, h, _), q, k, v = q.shape, rows_of(q), rows_of(k), rows_of(v)
     out, lse = np.empty((b, t, h, v.shape[3]), q.dtype), np.empty((b, h, t), q.dtype)
-    scores = np.empty(min(BLOCK, t) * k.shape[1], q.dtype)
-    _attention(blas.here().of(q), q, k, v, out, lse, scores, causal, *constants(q.dtype, scale, -np.inf, 1))
+    at, numbers = blas.here().of(q), constants(q.dtype, scale, -np.inf, 1)
+
+    def of(some: slice, queries: slice, keys: slice) -> None:
+        scores = np.empty(min(BLOCK, t) * k.shape[1], q.dtype)
+        here, there = (some, slice(None), queries), (some, slice(None), keys)
+        _attention(at, q[here], k[there], v[there], out[here], lse[some, queries], scores, causal, *numbers)
+
+    over_heads(q, k, of)
     return out, lse
 
 
@@ -35,10 +44,28 @@ def attention_vjp(
         return plain.attention_vjp(g, q, k, v, out, lse, scale, causal, into)
     g, q, k, v = rows_of(g), rows_of(q), rows_of(k), rows_of(v)
     gq, gk, gv = into or (np.empty(q.shape, q.dtype), np.empty(k.shape, k.dtype), np.empty(v.shape, v.dtype))
-    p, dp = (np.empty(min(BLOCK, q.shape[1]) * k.shape[1], q.dtype) for _ in range(2))
-    at = blas.here().of(q)
-    _attention_vjp(at, g, q, k, v, out, lse, gq, gk, gv, p, dp, causal, *constants(q.dtype, scale, 1))
+    at, numbers = blas.here().of(q), constants(q.dtype, scale, 1)
+
+    def of(some: slice, queries: slice, keys: slice) -> None:
+        p, dp = (np.empty(min(BLOCK, q.shape[1]) * k.shape[1], q.dtype) for _ in range(2))
+        here, there = (some, slice(None), queries), (some, slice(None), keys)
+        operands = g[here], q[here], k[there], v[there], out[here], lse[some, queries]
+        _attention_vjp(at, *operands, gq[here], gk[there], gv[there], p, dp, causal, *numbers)
+
+    over_heads(q, k, of)
     return gq, gk, gv
+
+
+def over_heads(q: Array, k: Array, of: Callable[[slice, slice, slice], None]) -> None:
+    """Calls `of` with parts of the batch, or of one sequence's heads of queries and the keys that these need."""
+    batch, length, heads, width = q.shape
+    group = heads // max(1, k.shape[2])
+    if batch >= workers.count:
+        over(batch, length * heads * width, lambda part: of(part, slice(None), slice(None)))
+        return
+    over(k.shape[2], batch * length * group * width, lambda part: of(
+        slice(None), slice(group * part.start, group * part.stop), part
+    ))  # fmt: skip
 
 
 def rows_of(x: Array) -> Array:

@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from mpipar.backend.base import Array
 from mpipar.backend.numba.arithmetic import compiled
+from mpipar.backend.numba.threads import over, workers
 from mpipar.backend.numpy import arrays as plain
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # of cblas.h
@@ -144,20 +145,32 @@ def product(at, alpha, a, b, beta, c, ta=False, tb=False):  # type: ignore[no-un
     )  # fmt: skip
 
 
+def matmul(a: Array, b: Array) -> Array:
+    if workers.count == 1 or a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype:
+        return np.matmul(a, b)
+    out = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    over(a.shape[0], b.size, lambda part: np.matmul(a[part], b, out=out[part]))
+    return out
+
+
 def affine(a: Array, b: Array, bias: Array) -> Array:
     at = here().of(a)
     if not (at[0] and takes(a) and takes(b)):
         return plain.affine(a, b, bias)
     out = np.empty((a.shape[0], b.shape[1]), a.dtype)
-    out[...] = bias
-    _add(at, out, a, b)
+
+    def of(part: slice) -> None:
+        out[part] = bias
+        _add(at, out[part], a[part], b)
+
+    over(a.shape[0], b.size, of)
     return out
 
 
 def add_product(out: Array, a: Array, b: Array) -> None:
     at = here().of(out)
     if at[0] and takes(a) and takes(b) and takes(out) and not is_turned(out):
-        _add(at, out, a, b)
+        over(a.shape[0], b.size, lambda part: _add(at, out[part], a[part], b))
     else:
         plain.add_product(out, a, b)
 
@@ -172,7 +185,7 @@ def takes(x: Array) -> bool:
 
 def is_turned(x: Array) -> bool:
     """Whether the numbers of a column lie side by side, not those of a row."""
-    return x.strides[1] != x.itemsize
+    return bool(x.strides[1] != x.itemsize)
 
 
 def _add(at: tuple[int, int], out: Array, a: Array, b: Array) -> None:

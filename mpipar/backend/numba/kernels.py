@@ -5,6 +5,7 @@ Each does what the NumPy kernel of its name does, to 1e-6 in float32 and 1e-12 i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,22 @@ import numpy as np
 from mpipar.backend.base import Array
 from mpipar.backend.numba.arithmetic import compiled, exp
 from mpipar.backend.numba.rows import largest, powers
+from mpipar.backend.numba.threads import over
 from mpipar.backend.numpy.kernels import CUBE, SLOPE, flat, pairs_of, rows_of
 
 
 def gelu(x: Array) -> Array:
     y = np.empty(x.shape, x.dtype)
-    _gelu(flat(x), y.reshape(-1), *constants(x.dtype, 1, 2 * SLOPE, CUBE))
+    source, target, numbers = flat(x), y.reshape(-1), constants(x.dtype, 1, 2 * SLOPE, CUBE)
+    over(x.size, 1, lambda part: _gelu(source[part], target[part], *numbers))
     return y
 
 
 def gelu_vjp(g: Array, x: Array) -> Array:
     out = np.empty(x.shape, x.dtype)
-    _gelu_vjp(flat(g), flat(x), out.reshape(-1), *constants(x.dtype, 1, 2 * SLOPE, CUBE))
+    upper, source, target = flat(g), flat(x), out.reshape(-1)
+    numbers = constants(x.dtype, 1, 2 * SLOPE, CUBE)
+    over(x.size, 1, lambda part: _gelu_vjp(upper[part], source[part], target[part], *numbers))
     return out
 
 
@@ -31,67 +36,109 @@ def layer_norm(x: Array, gain: Array, bias: Array, eps: float) -> tuple[Array, A
     rows = rows_of(x)
     y = np.empty(rows.shape, rows.dtype)
     mean, scale = np.empty(len(rows), rows.dtype), np.empty(len(rows), rows.dtype)
-    _layer_norm(rows, gain, bias, y, mean, scale, *constants(x.dtype, 1, 1 / max(1, rows.shape[1]), eps))
+    numbers = constants(x.dtype, 1, 1 / max(1, rows.shape[1]), eps)
+    over(
+        len(rows),
+        rows.shape[1],
+        lambda part: _layer_norm(rows[part], gain, bias, y[part], mean[part], scale[part], *numbers),
+    )
     return y.reshape(x.shape), (mean, scale)
 
 
 def layer_norm_vjp(g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, Array, Array]:
     rows, (mean, scale) = rows_of(x), saved
-    out = np.empty(rows.shape, rows.dtype)
-    g_gain, g_bias = np.zeros(rows.shape[1], rows.dtype), np.zeros(rows.shape[1], rows.dtype)
+    upper, out = rows_of(g), np.empty(rows.shape, rows.dtype)
     (share,) = constants(x.dtype, 1 / max(1, rows.shape[1]))
-    _layer_norm_vjp(rows_of(g), rows, gain, mean, scale, out, g_gain, g_bias, share)
+
+    def of(part: slice, g_gain: Array, g_bias: Array) -> None:
+        _layer_norm_vjp(
+            upper[part], rows[part], gain, mean[part], scale[part], out[part], g_gain, g_bias, share
+        )
+
+    g_gain, g_bias = sums_over(rows, 2, of)
     return out.reshape(x.shape), g_gain, g_bias
 
 
 def exp_sum(z: Array, top: Array) -> Array:
     total = np.empty(len(z), z.dtype)
-    _exp_sum(z, top, total)
+    over(len(z), z.shape[1], lambda part: _exp_sum(z[part], top[part], total[part]))
     return total
 
 
 def exp_rows(z: Array) -> tuple[Array, Array]:
     top, total = np.empty(len(z), z.dtype), np.empty(len(z), z.dtype)
-    _exp_rows(z, top, total, *constants(z.dtype, -np.inf, 0))
+    numbers = constants(z.dtype, -np.inf, 0)
+    over(len(z), z.shape[1], lambda part: _exp_rows(z[part], top[part], total[part], *numbers))
     return top, total
 
 
 def scale_minus_hot(z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
-    _scale_minus_hot(z, scale, columns, first, kept)
+    over(
+        len(z),
+        z.shape[1],
+        lambda part: _scale_minus_hot(z[part], scale[part], columns[part], first, kept[part]),
+    )
 
 
 def softmax_minus_hot(z: Array, lse: Array, columns: Array, first: int, scale: Array) -> Array:
     out = np.empty(z.shape, z.dtype)
-    _softmax_minus_hot(z, lse, columns, first, scale, out)
+    over(
+        len(z),
+        z.shape[1],
+        lambda part: _softmax_minus_hot(z[part], lse[part], columns[part], first, scale[part], out[part]),
+    )
     return out
 
 
 def rms_norm(x: Array, gain: Array, eps: float) -> tuple[Array, Any]:
     rows = rows_of(x)
     y, scale = np.empty(rows.shape, rows.dtype), np.empty(len(rows), rows.dtype)
-    _rms_norm(rows, gain, y, scale, *constants(x.dtype, 1, 1 / max(1, rows.shape[1]), eps))
+    numbers = constants(x.dtype, 1, 1 / max(1, rows.shape[1]), eps)
+    over(len(rows), rows.shape[1], lambda part: _rms_norm(rows[part], gain, y[part], scale[part], *numbers))
     return y.reshape(x.shape), scale
 
 
 def rms_norm_vjp(g: Array, x: Array, gain: Array, saved: Any) -> tuple[Array, Array]:
-    rows = rows_of(x)
-    out, g_gain = np.empty(rows.shape, rows.dtype), np.zeros(rows.shape[1], rows.dtype)
-    _rms_norm_vjp(rows_of(g), rows, gain, saved, out, g_gain, *constants(x.dtype, 1 / max(1, rows.shape[1])))
+    rows, upper = rows_of(x), rows_of(g)
+    out, (share,) = np.empty(rows.shape, rows.dtype), constants(x.dtype, 1 / max(1, rows.shape[1]))
+
+    def of(part: slice, g_gain: Array) -> None:
+        _rms_norm_vjp(upper[part], rows[part], gain, saved[part], out[part], g_gain, share)
+
+    (g_gain,) = sums_over(rows, 1, of)
     return out.reshape(x.shape), g_gain
 
 
 def swiglu(x: Array) -> Array:
     pairs = pairs_of(x)
     y = np.empty((len(pairs), x.shape[-1]), x.dtype)
-    _swiglu(pairs, y, *constants(x.dtype, 1))
+    numbers = constants(x.dtype, 1)
+    over(len(y), y.shape[1], lambda part: _swiglu(pairs[part], y[part], *numbers))
     return y.reshape(*x.shape[:-2], x.shape[-1])
 
 
 def swiglu_vjp(g: Array, x: Array) -> Array:
     pairs = pairs_of(x)
     out = np.empty(pairs.shape, x.dtype)
-    _swiglu_vjp(g.reshape(len(pairs), x.shape[-1]), pairs, out, *constants(x.dtype, 1))
+    upper, numbers = g.reshape(len(pairs), x.shape[-1]), constants(x.dtype, 1)
+    over(len(upper), upper.shape[1], lambda part: _swiglu_vjp(upper[part], pairs[part], out[part], *numbers))
     return out.reshape(x.shape)
+
+
+def sums_over(rows: Array, count: int, of: Callable[..., None]) -> list[Array]:
+    """`count` sums over all rows (C,): each part of the rows adds up its own, which are added in their order."""
+    found: dict[int, list[Array]] = {}
+
+    def part_of(part: slice) -> None:
+        found[part.start] = [np.zeros(rows.shape[1], rows.dtype) for _ in range(count)]
+        of(part, *found[part.start])
+
+    over(len(rows), rows.shape[1], part_of)
+    first, *others = [found[start] for start in sorted(found)]
+    for more in others:
+        for sum_, its in zip(first, more, strict=True):
+            np.add(sum_, its, out=sum_)
+    return first
 
 
 def constants(dtype: Any, *values: float) -> list[Any]:

@@ -8,6 +8,7 @@ from mpipar.backend.base import Array
 from mpipar.backend.dtypes import SIXTEEN_BIT
 from mpipar.backend.numba.arithmetic import compiled
 from mpipar.backend.numba.kernels import constants
+from mpipar.backend.numba.threads import over
 from mpipar.backend.numpy import updates
 from mpipar.backend.numpy.updates import flat_view
 
@@ -21,7 +22,8 @@ def sgd(
         updates.sgd(param, grad, velocity, lr, momentum, nesterov, weight_decay)
     else:
         numbers = constants(param.dtype, lr, momentum, weight_decay)
-        _sgd(flat_view(param), grad.reshape(-1), flat_view(velocity), *numbers, nesterov)
+        w, g, v = flat_view(param), grad.reshape(-1), flat_view(velocity)
+        over(w.size, 1, lambda part: _sgd(w[part], g[part], v[part], *numbers, nesterov))
 
 
 def adam(
@@ -35,7 +37,8 @@ def adam(
     kept, added = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
     rate, second = lr / (1 - beta1**step), 1 / (1 - beta2**step)
     numbers = constants(param.dtype, kept, added, rate, second, beta1, 1 - beta1, beta2, 1 - beta2, eps)
-    _adam(flat_view(param), grad.reshape(-1), flat_view(m), flat_view(v), *numbers)
+    w, g, m, v = flat_view(param), grad.reshape(-1), flat_view(m), flat_view(v)
+    over(w.size, 1, lambda part: _adam(w[part], g[part], m[part], v[part], *numbers))
 
 
 @compiled()
