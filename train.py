@@ -28,6 +28,7 @@ from mpipar.data import Batches, Corpus, TextBatches, on_all_ranks, on_first_ran
 from mpipar.job import world
 from mpipar.job.device import choose
 from mpipar.job.preempt import PREEMPTED, Preemption
+from mpipar.job.threads import use_threads
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table, write_config
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows
@@ -50,6 +51,8 @@ def main() -> None:
     check(config, ranks.size)
     found = on_first_rank(ranks, lambda: check_start(config))
     on_first_rank(ranks, lambda: check_trace(config.trace))
+    if config.threads:
+        use_threads(config.threads)
     device = choose(config.device, ranks_per_gpu=config.ranks_per_gpu)
     corpus = Corpus.load(config.data, ranks, config.context)
     refuse_other_data(found, corpus.digest)

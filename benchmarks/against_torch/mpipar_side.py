@@ -9,13 +9,10 @@ from shape import BETAS, DECAY, EPS, LR, Shape, batch, rows, weights
 from turns import Player
 
 from mpipar import Mesh, Shard, Tensor, __version__, from_local
+from mpipar.job.threads import use_threads
 from mpipar.models import GPT, GPTConfig
 from mpipar.optim import AdamW
 from mpipar.parallel import sync_gradients
-
-
-def use_threads(count: int) -> None:
-    """Threads of this rank beside BLAS."""
 
 
 def prepare(job: dict[str, Any]) -> Player:

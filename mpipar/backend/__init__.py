@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 
 from mpipar.backend.base import Array, Backend, Device, DType, Shape
 from mpipar.errors import UsageError
 
-__all__ = ["Array", "Backend", "DType", "Device", "Shape", "cpu"]
+__all__ = ["Array", "Backend", "DType", "Device", "Shape", "cpu", "use_threads"]
 
 
 @cache
@@ -26,6 +27,18 @@ def cpu() -> Backend:
     if asked not in ("", "numba", "numpy"):
         raise UsageError(f"MPIPAR_KERNELS={asked} is not known; write numba, numpy, or leave it out")
     return numpy if asked == "numpy" else _compiled(numpy, must=asked == "numba")
+
+
+def use_threads(count: int) -> bool:
+    """Cuts the work of the compiled kernels over so many threads, never fewer than before.
+
+    False where the kernels are NumPy's: these have only what threads BLAS has.
+    """
+    start: Callable[[int], None] | None = getattr(cpu(), "start_threads", None)
+    if start is None:
+        return False
+    start(count)
+    return True
 
 
 def _compiled(plain: Backend, must: bool) -> Backend:

@@ -30,6 +30,7 @@ class TrainConfig:
         "auto", "where arrays live; auto: GPUs where every rank has one", choices=("auto", "cpu", "gpu")
     )
     ranks_per_gpu: int = flag(1, "ranks that may share a GPU", least=1)
+    threads: int = flag(0, "a rank computes with on its cores; 0: its share of the node's cores", least=0)
     data: tuple[str, ...] = flag(
         (), "files, directories, globs: text, or token files (default: Python's library)"
     )

@@ -23,7 +23,10 @@ def world() -> Comm:
     global _world, _local_rank  # noqa: PLW0603  (MPI itself is one per process)
     if _world is None:
         _world = Comm(_start(), "world", Ledger(), backend.cpu())
-        _local_rank = threads.cap_blas_threads(_world).local_rank
+        found = threads.cap_blas_threads(_world)
+        _local_rank = found.local_rank
+        if not found.chosen and found.share > 1:
+            threads.use_threads(found.share)
         launcher.mark_rank()
         if _world.size > 1:
             safety.install(_world)

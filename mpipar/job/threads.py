@@ -14,6 +14,7 @@ from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
+from mpipar import backend
 from mpipar.comm.comm import Comm
 
 VARIABLES = (
@@ -54,6 +55,15 @@ def cap_blas_threads(world: Comm) -> Threads:
     return Threads(
         share, before, chosen, tuple((library.internal_api, library.num_threads) for library in libraries)
     )
+
+
+def use_threads(count: int) -> None:
+    """This rank computes on `count` threads. Compiled kernels cut their work over them, and BLAS then has one in each;
+    NumPy's leave all of them to BLAS.
+    """
+    of_blas = 1 if backend.use_threads(count) else count
+    for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+        library.set_num_threads(of_blas)
 
 
 def share_of_cores(mine: Collection[int], of_node: Sequence[Collection[int]]) -> int:

@@ -5,6 +5,7 @@ A failure names the kernel, the number of threads and the largest difference.
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -14,6 +15,8 @@ from mpipar.backend import numba as compiled
 from mpipar.backend.numba import threads
 from mpipar.backend.numba.threads import Workers
 from mpipar.errors import UsageError
+from mpipar.job.threads import VARIABLES
+from mpipar.testing import launch
 
 RNG = np.random.default_rng(0)
 X, G = RNG.normal(size=(37, 24)), RNG.normal(size=(37, 24))
@@ -131,3 +134,28 @@ def test_an_error_in_a_part_is_raised_after_all_parts(wrong, workers):
 def test_a_number_of_threads_is_at_least_one(workers):
     with pytest.raises(UsageError, match="threads=0: at least 1"):
         workers.start(0)
+
+
+PROGRAM = """
+from threadpoolctl import threadpool_info
+from mpipar.job import world
+from mpipar.job.threads import use_threads
+from mpipar.backend.numba.threads import workers
+
+def said():
+    return [workers.count, *(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")]
+
+world()
+print(said())
+use_threads(3)
+print(said())
+"""
+
+
+@pytest.mark.launches
+def test_threads_are_the_kernels_and_blas_has_one_in_each():
+    free = dict.fromkeys(VARIABLES, "")
+    done = launch(0, PROGRAM, env=free | {"MPIPAR_KERNELS": "numba"})
+    assert done.returncode == 0, done.stderr
+    share = len(os.sched_getaffinity(0))
+    assert done.stdout.splitlines() == [f"[{share}, 1]", "[3, 1]"]

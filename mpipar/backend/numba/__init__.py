@@ -25,12 +25,34 @@ from mpipar.backend.numba.kernels import (
     swiglu_vjp,
 )
 from mpipar.backend.numba.start import compile_all
+from mpipar.backend.numba.threads import workers
 from mpipar.backend.numba.updates import adam, sgd
 
 # isort: on
 
+start_threads = workers.start
+
 __all__ = [
-    "adam", "add_product", "affine", "attention", "attention_vjp", "compile_all", "exp_rows", "exp_sum", "gelu",
-    "gelu_vjp", "keep_mask", "layer_norm", "layer_norm_vjp", "matmul", "rms_norm", "rms_norm_vjp",
-    "scale_minus_hot", "sgd", "softmax_minus_hot", "swiglu", "swiglu_vjp",
+    "adam",
+    "add_product",
+    "affine",
+    "attention",
+    "attention_vjp",
+    "compile_all",
+    "exp_rows",
+    "exp_sum",
+    "gelu",
+    "gelu_vjp",
+    "keep_mask",
+    "layer_norm",
+    "layer_norm_vjp",
+    "matmul",
+    "rms_norm",
+    "rms_norm_vjp",
+    "scale_minus_hot",
+    "sgd",
+    "softmax_minus_hot",
+    "start_threads",
+    "swiglu",
+    "swiglu_vjp",
 ]  # fmt: skip
