@@ -8,10 +8,12 @@ from typing import Any
 from mpipar.optim.common import (
     Decays,
     as_tensors,
+    check_synced,
     checked,
     copy_state,
     decays,
-    gradients,
+    finish,
+    updates,
     zeros_as_gradient,
 )
 from mpipar.tensor import Tensor
@@ -23,18 +25,17 @@ class Moments:
     def __init__(self, parameters: Sequence[Tensor], weight_decay: float, decays: Decays) -> None:
         self.parameters = checked(parameters)
         self.steps = 0
-        self.m = {p.name: zeros_as_gradient(p) for p in self.parameters}  # with the layout of the weight
+        self.m = {p.name: zeros_as_gradient(p) for p in self.parameters}  # with the layout of the gradient
         self.v = {p.name: zeros_as_gradient(p) for p in self.parameters}
         self._decay = {p.name: weight_decay if decays(p) else 0.0 for p in self.parameters}
 
     def step(self, lr: float, betas: tuple[float, float], eps: float, decoupled: bool) -> None:
-        found = list(gradients(self.parameters))
+        check_synced(self.parameters)
         self.steps += 1
-        for p, grad in found:
+        for p, mine, grad in updates(self.parameters):
             m, v, decay = self.m[p.name], self.v[p.name], self._decay[p.name]
-            p.mesh.xp.adam(p.local, grad, m, v, self.steps, lr, *betas, eps, decay, decoupled)
-        for p in self.parameters:
-            p.clear_grad()
+            p.mesh.xp.adam(mine, grad, m, v, self.steps, lr, *betas, eps, decay, decoupled)
+        finish(self.parameters)
 
     def tensors(self) -> dict[str, Tensor]:
         return as_tensors("m", self.parameters, self.m) | as_tensors("v", self.parameters, self.v)

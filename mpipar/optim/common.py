@@ -1,4 +1,4 @@
-"""What all optimizers share: which weights decay, and the gradients that they may use."""
+"""What all optimizers share: which weights decay, and the piece of a weight that this rank updates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from mpipar.backend import Array
 from mpipar.errors import GraphError, UsageError
+from mpipar.nn.pieces import is_cut, piece, target
 from mpipar.tensor import Tensor, changes
 
 Decays: TypeAlias = Callable[[Tensor], bool]
@@ -29,32 +30,59 @@ def checked(parameters: Sequence[Tensor]) -> list[Tensor]:
     return listed
 
 
-def gradients(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Array]]:
-    """Each parameter and its synced gradient. Raises GraphError where a sum is still owed, before any update."""
+def check_synced(parameters: Sequence[Tensor]) -> None:
+    """Raises GraphError where a sum is still owed, before any update."""
     for parameter in parameters:
-        leaf = parameter.leaf
-        if leaf.value is not None and leaf.layout != parameter.layout:
+        leaf, wanted = parameter.leaf, target(parameter)
+        if leaf.value is not None and leaf.layout != wanted:
             raise GraphError(
-                f"optimizer.step: the gradient of {parameter.name!r} is {leaf.layout}, the weight {parameter.layout}. "
+                f"optimizer.step: the gradient of {parameter.name!r} is {leaf.layout}, wanted is {wanted}. "
                 "Call sync_gradients(model) after backward"
             )
+
+
+def updates(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Array, Array]]:
+    """Each parameter that has a gradient, the piece of it that this rank updates in place, and the piece's gradient.
+
+    The piece is in C order and has the layout `target(parameter)`, as the gradient and the optimizer's state.
+    """
     for parameter in parameters:
-        if parameter.leaf.value is not None:
-            changes.note(parameter.mesh.xp, parameter.local)  # the caller is about to
-            yield parameter, parameter.leaf.value
+        grad, xp = parameter.leaf.value, parameter.mesh.xp
+        if grad is None:
+            continue
+        changes.note(xp, parameter.local)  # the caller is about to
+        mine = piece(parameter)
+        flat = xp.contiguous(mine)
+        yield parameter, flat, grad
+        if flat is not mine:
+            xp.copy_into(mine, flat)
+
+
+def finish(parameters: Sequence[Tensor]) -> None:
+    """After the updates: pieces that other ranks updated come here (ZeRO 1 and 2), and all gradients are cleared."""
+    for parameter in parameters:
+        if is_cut(parameter) and parameter.leaf.value is not None:
+            gather(parameter)
+        parameter.clear_grad()
+
+
+def gather(parameter: Tensor) -> None:
+    mine = Tensor(piece(parameter), parameter.mesh, target(parameter))
+    axes = [axis for axis in mine.layout.cut_dims if axis not in parameter.layout.cut_dims]
+    parameter.mesh.xp.copy_into(parameter.local, mine.allgather(*axes).local)
 
 
 def zeros_as_gradient(parameter: Tensor) -> Array:
-    """Zeros for the state of a parameter: the shape of its piece, as wide as its gradient."""
+    """Zeros for the state of a parameter: the shape of the piece that is updated here, as wide as its gradient."""
     xp = parameter.mesh.xp
     dtype = xp.widen(xp.empty((0,), parameter.dtype)).dtype  # gradients of 16-bit weights are float32
-    return xp.zeros(parameter.local.shape, dtype)
+    return xp.zeros(target(parameter).local_shape(parameter.mesh.coords), dtype)
 
 
 def as_tensors(kind: str, parameters: Sequence[Tensor], state: Mapping[str, Array]) -> dict[str, Tensor]:
-    """State of one kind ("m") as ``m/<name of the parameter>``: the arrays themselves, laid out as the weights."""
+    """State of one kind ("m") as ``m/<name of the parameter>``: the arrays themselves, laid out as the gradients."""
     return {
-        f"{kind}/{p.name}": Tensor(state[p.name], p.mesh, p.layout, name=f"{kind}/{p.name}")
+        f"{kind}/{p.name}": Tensor(state[p.name], p.mesh, target(p), name=f"{kind}/{p.name}")
         for p in parameters
     }
 

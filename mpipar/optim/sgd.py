@@ -9,10 +9,12 @@ from mpipar.errors import UsageError
 from mpipar.optim.common import (
     Decays,
     as_tensors,
+    check_synced,
     checked,
     copy_state,
     decays,
-    gradients,
+    finish,
+    updates,
     zeros_as_gradient,
 )
 from mpipar.tensor import Tensor
@@ -34,15 +36,15 @@ class SGD:
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self._decay = {p.name: weight_decay if decays(p) else 0.0 for p in self.parameters}
         moving = self.parameters if momentum else []
-        self.velocity = {p.name: zeros_as_gradient(p) for p in moving}  # with the layout of the weight
+        self.velocity = {p.name: zeros_as_gradient(p) for p in moving}  # with the layout of the gradient
 
     def step(self) -> None:
         """Updates the weights in place and clears the gradients."""
-        for p, grad in gradients(self.parameters):
+        check_synced(self.parameters)
+        for p, mine, grad in updates(self.parameters):
             velocity, decay = self.velocity.get(p.name), self._decay[p.name]
-            p.mesh.xp.sgd(p.local, grad, velocity, self.lr, self.momentum, self.nesterov, decay)
-        for p in self.parameters:
-            p.clear_grad()
+            p.mesh.xp.sgd(mine, grad, velocity, self.lr, self.momentum, self.nesterov, decay)
+        finish(self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """The velocities by name, the arrays themselves; and the hyper-parameters, to be read."""

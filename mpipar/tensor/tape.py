@@ -54,12 +54,13 @@ class Leaf:
     They are added in place, into the buffer that was given (`adopt`) or into one of the leaf's own.
     """
 
-    __slots__ = ("_empty", "buffer", "home", "layout", "name", "shape", "wanted", "xp")
+    __slots__ = ("_empty", "buffer", "home", "layout", "name", "shape", "target", "wanted", "xp")
 
     def __init__(self, xp: Backend, wanted: Layout, name: str, shape: tuple[int, ...]) -> None:
         self.xp, self.name, self.shape = xp, name, shape
         self.wanted = wanted  # the dual of the value's layout
         self.layout = wanted
+        self.target: Layout | None = None  # where sync moves it to; None: to the layout of the value
         self.buffer: Array | None = None
         self.home: Any = None  # the flat store that the buffer is part of, if any
         self._empty = True
