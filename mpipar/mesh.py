@@ -54,7 +54,7 @@ class Mesh:
         self.shape = dict(zip(self.grid.axes, self.grid.sizes, strict=True))
         self.coords = _coords(self.grid.sizes, self.rank)
         self.world = among(self._ranks, "mesh", self.ledger, self.xp)
-        self._comms: dict[tuple[str, ...], Comm] = {}
+        self._comms: dict[tuple[str | None, ...], Comm] = {}  # None first: those that are apart
         self.plans: dict[tuple[Any, ...], Any] = {}  # what `tensor.apply` keeps of operations on this mesh
 
     @classmethod
@@ -83,6 +83,14 @@ class Mesh:
                     raise KeyError(f"axis {axis!r} is named twice in mesh[{', '.join(map(repr, axes))}]")
             self._comms[axes] = among(self._peers(axes), ",".join(axes), self.ledger, self.xp)
         return self._comms[axes]
+
+    def apart(self, *axes: str) -> Comm:
+        """`comm` with messages of its own, for collectives that go on behind all others between these ranks."""
+        if (None, *axes) not in self._comms:
+            self._comms[None, *axes] = among(
+                self._peers(axes), ",".join(axes), self.ledger, self.xp, apart=True
+            )
+        return self._comms[None, *axes]
 
     def _peers(self, axes: tuple[str, ...]) -> tuple[int, ...]:
         """The ranks of the job that share my coordinates on all other axes."""

@@ -48,11 +48,15 @@ class Comm:
 
     @collective
     def reduce_scatter(
-        self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None, op: Operation = "sum"
-    ) -> Plan[Array]:
-        """My piece of the sum along `dim`; `sizes` (default: the block rule) are the lengths of the pieces."""
+        self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None, op: Operation = "sum",
+        dtype: DType | None = None,
+    ) -> Plan[Array]:  # fmt: skip
+        """My piece of the sum along `dim`; `sizes` (default: the block rule) are the lengths of the pieces.
+
+        `dtype`: of the sum, where it is not that of `x`: terms of 16 bits on the way, their sum in float32.
+        """
         dim, sizes = arguments.pieces(self, x.shape, dim, sizes)
-        steps = self._scheme.reduce_scatter(x, dim, sizes, op)
+        steps = self._scheme.reduce_scatter(x, dim, sizes, op, dtype)
         return Plan("reduce_scatter", self._all_but_mine(x, dim, sizes), steps)
 
     @collective

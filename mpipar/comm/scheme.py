@@ -55,7 +55,9 @@ class Scheme:
         mine = yield from self.reduce_scatter(flat, 0, sizes, op)
         return (yield from self.allgather(mine, 0, sizes)).reshape(x.shape)
 
-    def reduce_scatter(self, x: Array, dim: int, sizes: Sequence[int], op: Operation) -> Steps:
+    def reduce_scatter(
+        self, x: Array, dim: int, sizes: Sequence[int], op: Operation, dtype: DType | None = None
+    ) -> Steps:
         xp, combine = self.xp, self._combine(x, op)
         shape = with_length(x.shape, dim, sizes[self.rank])
         terms = xp.empty((self.size, *shape), x.dtype)
@@ -63,7 +65,7 @@ class Scheme:
         mine = terms.nbytes // self.size
         most = max(sum(counts), self.size * max(counts))
         yield Alltoallv(xp.wire(send), counts, xp.wire(terms), (mine,) * self.size, most)
-        return self._fold(terms, combine, x.dtype)
+        return self._fold(terms, combine, dtype or x.dtype)
 
     def reduce(self, x: Array, root: int, op: Operation) -> Steps:
         combine = self._combine(x, op)

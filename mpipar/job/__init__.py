@@ -44,12 +44,20 @@ def local_rank() -> int:
     return _local_rank
 
 
-def among(ranks: tuple[int, ...], label: str, ledger: Ledger, xp: backend.Backend) -> Comm:
+def among(
+    ranks: tuple[int, ...], label: str, ledger: Ledger, xp: backend.Backend, *, apart: bool = False
+) -> Comm:
     """The communicator of these ranks of the world, in this order; only they call.
 
     Meshes share it: MPI makes it once, and a program that makes meshes by the thousand does not run out of them.
+    `apart`: another one between the same ranks, whose collectives do not mix with those of the first.
     """
-    return Comm(_carrier(ranks, xp), label, ledger, xp)
+    return Comm(_apart(ranks, xp) if apart else _carrier(ranks, xp), label, ledger, xp)
+
+
+@cache
+def _apart(ranks: tuple[int, ...], xp: backend.Backend) -> Transport:
+    return _carrier(ranks, xp).duplicate()
 
 
 @cache

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from mpipar.backend import Array
+from mpipar.comm import Handle
 from mpipar.errors import GraphError, UsageError
+from mpipar.nn.gradients import Bucket, buckets
 from mpipar.nn.pieces import is_cut, piece, target
 from mpipar.tensor import Tensor, changes
 
@@ -34,7 +36,7 @@ def check_synced(parameters: Sequence[Tensor]) -> None:
     """Raises GraphError where a sum is still owed, before any update."""
     for parameter in parameters:
         leaf, wanted = parameter.leaf, target(parameter)
-        if leaf.value is not None and leaf.layout != wanted:
+        if leaf.watch is not None or (leaf.value is not None and leaf.layout != wanted):
             raise GraphError(
                 f"optimizer.step: the gradient of {parameter.name!r} is {leaf.layout}, wanted is {wanted}. "
                 "Call sync_gradients(model) after backward"
@@ -60,16 +62,33 @@ def updates(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Array, Array
 
 def finish(parameters: Sequence[Tensor]) -> None:
     """After the updates: pieces that other ranks updated come here (ZeRO 1 and 2), and all gradients are cleared."""
+    gather_pieces([p for p in parameters if is_cut(p) and p.leaf.value is not None])
     for parameter in parameters:
-        if is_cut(parameter) and parameter.leaf.value is not None:
-            gather(parameter)
         parameter.clear_grad()
 
 
-def gather(parameter: Tensor) -> None:
-    mine = Tensor(piece(parameter), parameter.mesh, target(parameter))
-    axes = [axis for axis in mine.layout.cut_dims if axis not in parameter.layout.cut_dims]
-    parameter.mesh.xp.copy_into(parameter.local, mine.allgather(*axes).local)
+def gather_pieces(parameters: Sequence[Tensor]) -> None:
+    """Makes weights whole again whose pieces were updated on several ranks: one allgather a bucket.
+
+    While one bucket is put in place the next is on its way.
+    """
+    under_way: list[tuple[Bucket, Handle]] = []
+    for bucket in buckets(parameters):
+        if bucket.carrier is not None:
+            mine = bucket.carrier.joined([piece(p) for p in bucket.parameters])
+            comm = bucket.mesh.comm(*bucket.scattered)
+            under_way.append((bucket, comm.iallgather(mine, 0, bucket.carrier.sizes)))
+        while len(under_way) > 1:
+            put_in_place(*under_way.pop(0))
+    for bucket, handle in under_way:
+        put_in_place(bucket, handle)
+
+
+def put_in_place(bucket: Bucket, handle: Handle) -> None:
+    assert bucket.carrier is not None
+    flat = handle.wait()
+    for k, parameter in enumerate(bucket.parameters):
+        bucket.carrier.take(k, flat, parameter.local)
 
 
 def zeros_as_gradient(parameter: Tensor) -> Array:

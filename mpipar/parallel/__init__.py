@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from mpipar.parallel.finite import stop_unless_finite
-from mpipar.parallel.sync import sync_gradients
+from mpipar.parallel.sync import sync_gradients, sync_in_backward
 
-__all__ = ["stop_unless_finite", "sync_gradients"]
+__all__ = ["stop_unless_finite", "sync_gradients", "sync_in_backward"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Protocol
 
 from mpipar.backend import Array, Backend
 from mpipar.errors import GraphError
@@ -46,32 +46,52 @@ class Node:
     ) -> None:
         self.name, self.operands, self.shape, self.number = name, operands, shape, next(changes.numbers)
         self.vjps: Vjps | None = vjps
+        for operand in operands:
+            if type(operand) is Leaf:
+                operand.uses += 1
+
+
+class Watch(Protocol):
+    """Who wants to know when the gradient of a leaf is complete."""
+
+    def arrived(self, leaf: Leaf) -> None: ...
 
 
 class Leaf:
     """Where gradients arrive and stay: the end of the tape at a parameter or an input.
 
-    They are added in place, into the buffer that was given (`adopt`) or into one of the leaf's own.
+    They are added in place, into the buffer that was given (`adopt`) or into one of the leaf's own. A sync then moves
+    the sum: in that buffer (`moved`), or away from it and back as a piece (`hand_over`, `receive`).
     """
 
-    __slots__ = ("_empty", "buffer", "home", "layout", "name", "shape", "target", "wanted", "xp")
+    __slots__ = (
+        "_empty", "away", "buffer", "home", "keeps_pieces", "layout", "name", "shape", "synced", "target", "uses",
+        "wanted", "watch", "xp",
+    )  # fmt: skip
 
     def __init__(self, xp: Backend, wanted: Layout, name: str, shape: tuple[int, ...]) -> None:
         self.xp, self.name, self.shape = xp, name, shape
         self.wanted = wanted  # the dual of the value's layout
         self.layout = wanted
         self.target: Layout | None = None  # where sync moves it to; None: to the layout of the value
+        self.keeps_pieces = False  # further gradients may come after a sync: their pieces add up (ZeRO 2)
         self.buffer: Array | None = None
-        self.home: Any = None  # the flat store that the buffer is part of, if any
+        self.synced: Array | None = None  # the piece that sync brought
+        self.home: Any = None  # the bucket that it is synced with, if any
+        self.watch: Watch | None = None
+        self.uses = 0  # operations that were recorded and whose gradients have not arrived
+        self.away = False  # a sync is under way: nothing may be added
         self._empty = True
 
     def deposit(self, g: Array) -> None:
-        """Adds a gradient. Raises GraphError where the sum has been moved already."""
-        if self.layout != self.wanted:
+        """Adds a gradient. Raises GraphError where the sum has been moved already, or is being moved."""
+        if self.away or (self.layout != self.wanted and not self.keeps_pieces):
             raise GraphError(
-                f"backward after sync: the gradient of {self.name or 'a tensor'!r} is {self.layout} already, "
-                f"what comes in is {self.wanted}. Call optimizer.step() between, or sync after the last backward"
+                f"backward after sync: the gradient of {self.name or 'a tensor'!r} is {self.layout} "
+                f"{'and on its way' if self.away else 'already'}, what comes in is {self.wanted}. "
+                "Call optimizer.step() between, or sync after the last backward"
             )
+        self.layout = self.wanted
         if self.buffer is None:
             self.buffer = self.xp.copy(g)
         elif self._empty:
@@ -79,6 +99,10 @@ class Leaf:
         else:
             self.xp.add_into(self.buffer, g)
         self._empty = False
+        if self.uses:
+            self.uses -= 1
+        if not self.uses and self.watch is not None:
+            self.watch.arrived(self)
 
     def adopt(self, buffer: Array) -> None:
         """Gradients go into `buffer` from now on; what has arrived moves there, nothing means zeros."""
@@ -96,15 +120,37 @@ class Leaf:
 
     def moved(self, layout: Layout) -> None:
         """The buffer's content has been moved to `layout`."""
-        self.layout = layout
+        self.layout, self.away = layout, False
+
+    def hand_over(self) -> None:
+        """What has arrived was copied to where it is sent from; a piece comes back."""
+        self._empty, self.away = True, not self.keeps_pieces
+        if self.keeps_pieces:
+            self.buffer = None
+
+    def receive(self, piece: Array, layout: Layout) -> None:
+        """The piece of the sum that a sync brought; those of several syncs add up."""
+        if self.synced is None:
+            self.synced = piece
+        else:
+            self.xp.add_into(self.synced, piece)
+        self.away = False
+        if self._empty:
+            self.layout = layout
 
     def clear(self) -> None:
         """Ready for the next step; the buffer stays."""
-        self.layout, self._empty = self.wanted, True
+        self.layout, self._empty, self.synced, self.uses = self.wanted, True, None, 0
+
+    @property
+    def arrived(self) -> Array | None:
+        """What has arrived since the last sync."""
+        return None if self._empty else self.buffer
 
     @property
     def value(self) -> Array | None:
-        return None if self._empty else self.buffer
+        """The gradient, in the layout that it has now."""
+        return self.synced if self.synced is not None and self.layout != self.wanted else self.arrived
 
 
 def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import mpipar.optim
 from mpipar import ops
-from mpipar.backend import Array
+from mpipar.backend import Array, DType
 from mpipar.layout import Cut, Layout, Partial, Placement, Replicate, Shard
 from mpipar.models import Block
 from mpipar.nn.gradients import Bucket
@@ -45,18 +45,14 @@ def swap_rows(one: Row, other: Row) -> Callable[[], None]:
 
 
 def drop_a_sum_over_tp() -> None:
-    """The first gradient of a bucket is summed over dp and not over tp."""
-    allreduce = sync._allreduce
+    """Gradients are summed over dp and not over tp."""
+    summed = sync.summed
 
-    def without_tp(bucket: Bucket) -> None:
-        first = bucket.parameters[0]
-        xp, owed = first.mesh.xp, first.layout.dual.partial
-        mine = xp.copy(first.leaf.buffer)
-        allreduce(bucket)
-        if "tp" in owed:
-            xp.copy_into(first.leaf.buffer, first.mesh["dp"].allreduce(mine) if "dp" in owed else mine)
+    def without_tp(bucket: Bucket, wire: DType | None) -> sync.Moves:
+        bucket.owed = tuple(axis for axis in bucket.owed if axis != "tp")
+        yield from summed(bucket, wire)
 
-    sync._allreduce = without_tp
+    sync.summed = without_tp
 
 
 def gather_the_outer_cut_first() -> None:
