@@ -85,11 +85,13 @@ class Mesh:
         return self._comms[axes]
 
     def apart(self, *axes: str) -> Comm:
-        """`comm` with messages of its own, for collectives that go on behind all others between these ranks."""
+        """`comm` with messages of its own, for collectives that go on behind all others between these ranks.
+
+        All of them call it the first time, when they have nothing else to wait for.
+        """
         if (None, *axes) not in self._comms:
-            self._comms[None, *axes] = among(
-                self._peers(axes), ",".join(axes), self.ledger, self.xp, apart=True
-            )
+            other = among(self._peers(axes), ",".join(axes), self.ledger, self.xp, apart=True)
+            self._comms[None, *axes] = other.prepared()
         return self._comms[None, *axes]
 
     def _peers(self, axes: tuple[str, ...]) -> tuple[int, ...]:

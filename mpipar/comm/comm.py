@@ -257,6 +257,11 @@ class Comm:
         """The same ranks with messages of their own; not in this ledger."""
         return Comm(self.transport.duplicate(), label, Ledger(), self.xp)
 
+    def prepared(self) -> Comm:
+        """This one, when all ranks have made what the first collective in the background makes. All ranks call."""
+        _queue(self.transport)
+        return self
+
     def abort(self, code: int) -> None:
         """Ends the whole job now."""
         self.transport.abort(code)

@@ -26,6 +26,8 @@ class Bucket:
         self.parameters, self.mesh = parameters, first.mesh
         self.dtype: DType = first.mesh.xp.widen(first.local).dtype  # gradients of 16-bit weights are float32
         self.scattered, self.owed = moves(first)
+        for axes in filter(None, (self.scattered, self.owed)):
+            self.mesh.apart(*axes)  # made now, not in the middle of a backward
         self.buffer: Array | None = None
         self.carrier: Carrier | None = None
         if self.scattered:
