@@ -16,12 +16,12 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from mpipar.errors import UsageError
-from mpipar.layout import Shard
 from mpipar.mesh import Mesh
 from mpipar.nn import (
     ColumnParallelLinear,
     Dropout,
     LayerNorm,
+    LearnedPositions,
     Module,
     ParallelGroupedAttention,
     ParallelMLP,
@@ -32,7 +32,7 @@ from mpipar.nn import (
     vocab_parallel_linear_cross_entropy,
 )
 from mpipar.random import Noise
-from mpipar.tensor import Tensor, parameter
+from mpipar.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ class GPT(Module):
             "embedding", c.vocabulary, c.width, mesh, scatter=1 if c.sequence_parallel else None, **weights
         )
         self.positions = (
-            parameter("positions.weight", (c.context, c.width), mesh, **weights)
+            LearnedPositions(
+                "positions", c.context, c.width, mesh, axis="tp" if c.sequence_parallel else None, **weights
+            )
             if style.learned_positions
             else None
         )
@@ -158,10 +160,7 @@ class GPT(Module):
         """What the head multiplies: (B, T) → (B, T, C), whole over tp."""
         x = self.embedding(tokens)  # (B, T, C)
         if self.positions is not None:
-            positions = self.positions[: tokens.shape[1]]  # (T, C)
-            if self.config.sequence_parallel:
-                positions = positions.redistribute(tp=Shard(0))  # local: each rank takes its positions
-            x = x + positions
+            x = self.positions(x)
         x = self.dropout(x, noise)
         for block in self.blocks:
             x = block(x, noise)

@@ -14,7 +14,7 @@ def sample(model: GPT, prompt: bytes, length: int, *, temperature: float = 0.8, 
 
     Each byte is drawn from softmax(logits / temperature); 0 takes the likeliest.
     """
-    mesh, context = model.embedding.weight.mesh, model.config.context
+    mesh, context = model.parameters()[0].mesh, model.config.context
     training = model.training
     text = list(prompt or b"\n")
     model.eval()

@@ -1,4 +1,4 @@
-"""Embedding with the vocabulary cut over an axis, and the output head tied to it."""
+"""Embedding with the vocabulary cut over an axis, the output head tied to it, and learned positions."""
 
 from __future__ import annotations
 
@@ -32,3 +32,22 @@ class VocabParallelEmbedding(Module):
     def logits(self, x: Tensor) -> Tensor:
         """The tied head: (…, width), whole on the axis → (…, vocabulary), sharded over it. No communication."""
         return x.contract(self.weight, transposed=True)
+
+
+class LearnedPositions(Module):
+    """Adds a vector for each position: (B, T, C) → (B, T, C), T at most `context`. With `axis` T is cut over it."""
+
+    def __init__(
+        self, name: str, context: int, width: int, mesh: Mesh, *, axis: str | None = None, std: float = 0.02,
+        seed: int = 0, dtype: DType = "float32",
+    ) -> None:  # fmt: skip
+        self.axis = axis
+        self.weight = parameter(f"{name}.weight", (context, width), mesh, std=std, seed=seed, dtype=dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        positions = self.weight[: x.shape[1]]  # (T, C)
+        if self.axis is not None:
+            positions = positions.redistribute(
+                **{self.axis: Shard(0)}
+            )  # local: each rank takes its positions
+        return x + positions

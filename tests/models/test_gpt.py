@@ -170,7 +170,7 @@ def test_loaded_weights_are_copies_in_the_dtype_of_the_model(make_mesh):
     learner.load_state_dict(teacher.state_dict())
     assert {p.dtype for p in learner.parameters()} == {np.dtype("float32")}
     before = numbers(learner)
-    mesh.xp.fill(teacher.positions.local, 0)
+    mesh.xp.fill(teacher.positions.weight.local, 0)
     assert numbers(learner) == before
 
 
