@@ -5,7 +5,8 @@ from __future__ import annotations
 from mpipar.config.flags import did_you_mean
 from mpipar.errors import UsageError
 
-AXES = ("dp", "pp", "cp", "tp", "ep")
+AXES = ("dp", "pp", "cp", "tp", "ep")  # of every mesh
+KNOWN = (*AXES, "replica")  # of a command line; replicas have dp ranks each, over which ZeRO cuts
 
 
 def parse_axes(text: str) -> dict[str, int]:
@@ -27,9 +28,9 @@ def parse_axis(text: str, part: str) -> tuple[str, int]:
     name, equals, size = (piece.strip() for piece in part.partition("="))
     if not equals or not name:
         raise UsageError(f"--mesh {text}: {part!r} is no axis; write name=size, as dp=2,tp=2")
-    if name not in AXES:
-        close = did_you_mean(name, AXES)
-        raise UsageError(f"--mesh {text}: unknown axis {name!r}{close or '.'} Axes: {', '.join(AXES)}")
+    if name not in KNOWN:
+        close = did_you_mean(name, KNOWN)
+        raise UsageError(f"--mesh {text}: unknown axis {name!r}{close or '.'} Axes: {', '.join(KNOWN)}")
     return name, parse_size(text, name, size)
 
 

@@ -1,9 +1,10 @@
-"""Rows of tokens → Tensors, cut over dp and into micro-batches."""
+"""Rows of tokens → Tensors, cut over the data axes and into micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from mpipar.data.windows import TextBatches
 from mpipar.layout import Layout, Shard
@@ -13,11 +14,12 @@ from mpipar.tensor import Tensor, from_local
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass: tokens and targets (rows, context) of int64, dp=Shard(0), and where the rows stand."""
+    """One forward pass: tokens and targets (rows, context) of int64, cut over the data axes, and its rows' place."""
 
     tokens: Tensor
     targets: Tensor
     first_row: int  # in the step's whole batch
+    last: bool  # of its batch
 
     @property
     def count(self) -> int:
@@ -30,12 +32,18 @@ class Batches:
     """The batches of a run on a mesh. `micro_batch`: rows a forward pass on one dp rank, 0 for all of them.
 
     The rows of a step are cut first into micro-batches of `micro_batch`·dp rows and each of those over dp, so that a
-    micro-batch is consecutive rows, every rank has the same number of them, and the last may be smaller.
+    micro-batch is consecutive rows, every rank has the same number of them, and the last may be smaller. Where the mesh
+    has replicas of dp ranks each, the rows are cut over replica, and within one over dp.
     """
 
     text: TextBatches
     mesh: Mesh
     micro_batch: int = 0
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Those that cut the rows."""
+        return ("replica", "dp") if "replica" in self.mesh.shape else ("dp",)
 
     @property
     def tokens(self) -> int:
@@ -54,18 +62,19 @@ class Batches:
             yield from self._cut(len(batch), batch.__getitem__)
 
     def _cut(self, rows: int, row: Callable[[int], bytes]) -> Iterator[MicroBatch]:
-        size = self.micro_batch * self.mesh.shape["dp"] or rows
+        size = self.micro_batch * self.mesh.comm(*self.axes).size or rows
         for first in range(0, rows, size):
-            yield self._micro_batch(first, min(size, rows - first), row)
+            yield self._micro_batch(first, min(size, rows - first), row, last=first + size >= rows)
 
-    def _micro_batch(self, first: int, rows: int, row: Callable[[int], bytes]) -> MicroBatch:
+    def _micro_batch(self, first: int, rows: int, row: Callable[[int], bytes], last: bool) -> MicroBatch:
         xp, context = self.mesh.xp, self.text.context
-        mine = Layout.make(self.mesh.grid, (rows, context), {"dp": Shard(0)}).piece(0, self.mesh.coords)
+        cuts: dict[str, Any] = dict.fromkeys(self.axes, Shard(0))
+        mine = Layout.make(self.mesh.grid, (rows, context), cuts).piece(0, self.mesh.coords)
         text = b"".join(row(first + k) for k in mine)
         ids = xp.from_bytes(text, (len(mine), context + 1), self.text.corpus.dtype)
 
         def piece(name: str, start: int) -> Tensor:
             local = xp.contiguous(ids[:, start : start + context])
-            return from_local(local, self.mesh, (rows, context), name=name, dp=Shard(0))
+            return from_local(local, self.mesh, (rows, context), name=name, **cuts)
 
-        return MicroBatch(piece("tokens", 0), piece("targets", 1), first)
+        return MicroBatch(piece("tokens", 0), piece("targets", 1), first, last)
