@@ -1,8 +1,9 @@
-"""What is done across ranks around a model: moving gradients."""
+"""What is done across ranks around a model: moving gradients, and cutting weights over data-parallel ranks."""
 
 from __future__ import annotations
 
 from mpipar.parallel.finite import stop_unless_finite
 from mpipar.parallel.sync import sync_gradients, sync_in_backward
+from mpipar.parallel.zero import sharded
 
-__all__ = ["stop_unless_finite", "sync_gradients", "sync_in_backward"]
+__all__ = ["sharded", "stop_unless_finite", "sync_gradients", "sync_in_backward"]

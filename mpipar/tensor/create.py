@@ -5,6 +5,8 @@ The order of the placements is the order of the cuts: ``tp=Shard(0), dp=Shard(0)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import sqrt
 from typing import Any
 
@@ -178,12 +180,30 @@ def _layout(mesh: Mesh, shape: Shape, placements: dict[str, Placement]) -> Layou
         raise PlacementError(f"a tensor {tuple(shape)} with {placements}: {misfit.reason}") from None
 
 
+@contextmanager
+def each_leaf(change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside the block every new tensor that requires a gradient is passed through `change` before anybody has it.
+
+    So a weight that is cut further is never held whole beside others: ``with each_leaf(cut): model = GPT(…)``.
+    """
+    global _change  # noqa: PLW0603
+    before, _change = _change, change
+    try:
+        yield
+    finally:
+        _change = before
+
+
+_change: Callable[[Tensor], Tensor] | None = None
+
+
 def _made(local: Array, mesh: Mesh, layout: Layout, name: str, requires_grad: bool) -> Tensor:
     if requires_grad and not mesh.xp.is_floating(local):
         raise TypeError(f"{name or 'x'}: a tensor of {local.dtype} has no gradient")
     leaf = Leaf(mesh.xp, layout.dual, name, tuple(local.shape)) if requires_grad else None
     local = mesh.xp.contiguous(local) if requires_grad else local  # optimizers update it in place
-    return Tensor(local, mesh, layout, name=name, node=leaf)
+    made = Tensor(local, mesh, layout, name=name, node=leaf)
+    return _change(made) if requires_grad and _change is not None else made
 
 
 def _holds_partial_value(layout: Layout, mesh: Mesh) -> bool:
