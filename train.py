@@ -1,7 +1,7 @@
 """Trains a byte-level GPT: ``mpirun -n 4 python train.py``; ``python train.py --help`` lists the flags.
 
-The loop is here in the open. Nothing in it communicates but the moves inside the model, `sync_gradients`,
-`clip_grad_norm`, and the allreduces that are written below.
+The loop is here in the open. Nothing in it communicates but the moves inside the model, `sync_in_backward`,
+`sync_gradients`, `clip_grad_norm`, `optimizer.step` under --zero 1 and 2, and the allreduces that are written below.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readabl
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows
 from mpipar.optim import SGD, Adam, AdamW, clip_grad_norm, constant, cosine
-from mpipar.parallel import stop_unless_finite, sync_gradients
+from mpipar.parallel import sharded, stop_unless_finite, sync_gradients, sync_in_backward
 from mpipar.profile import Trace, check_trace
 from mpipar.random import Noise
 
@@ -102,7 +102,11 @@ def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:
         vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype,
         style=c.style, kv_heads=c.kv_heads, rope_base=c.rope_base,
     )  # fmt: skip
-    return GPT(shape, mesh)
+    return sharded(lambda: GPT(shape, mesh), c.zero, wire=wire(c))
+
+
+def wire(config: TrainConfig) -> str | None:
+    return None if config.wire == "full" else config.wire
 
 
 def build_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
@@ -129,8 +133,8 @@ def train(
         trace.step(step + 1)
         begin, bytes_before, comm_before = perf_counter(), ledger.bytes, ledger.seconds
         optimizer.lr = learning_rate(config, step)
-        loss = forward_backward(model, batches, step, config.seed)
-        sync_gradients(model)
+        loss = forward_backward(config, model, batches, step)
+        sync_gradients(model, wire=wire(config))
         norm = clip_grad_norm(model.parameters(), config.clip).item()
         stop_unless_finite(step + 1, loss, norm, model.parameters())
         optimizer.step()
@@ -156,13 +160,16 @@ def train(
     return done
 
 
-def forward_backward(model: GPT, batches: Batches, step: int, seed: int) -> float:
+def forward_backward(config: TrainConfig, model: GPT, batches: Batches, step: int) -> float:
     """Gradients of the mean loss over the tokens of a step, micro-batch by micro-batch; returns that loss."""
     total = 0.0
     for part in batches.training(step):
-        loss = model.loss(part.tokens, part.targets, Noise(seed, step, part.first_row)) / batches.tokens
+        loss = (
+            model.loss(part.tokens, part.targets, Noise(config.seed, step, part.first_row)) / batches.tokens
+        )
+        sync_in_backward(model, last=part.last, wire=wire(config))  # gradients leave as they become complete
         loss.backward()  # right on a Partial loss: the number for the log is summed below
-        total += loss.detach().allreduce("dp", "tp").item()
+        total += loss.detach().allreduce(*batches.axes, "tp").item()
     return total
 
 
@@ -172,7 +179,7 @@ def validate(config: TrainConfig, model: GPT, batches: Batches) -> float:
     total, tokens = 0.0, 0
     with no_grad():
         for part in batches.validation(config.val_batches):
-            total += model.loss(part.tokens, part.targets).allreduce("dp", "tp").item()
+            total += model.loss(part.tokens, part.targets).allreduce(*batches.axes, "tp").item()
             tokens += part.count
     model.train()
     return total / tokens

@@ -14,7 +14,7 @@ from mpipar.config.function import call, names_function
 from mpipar.config.toml import read_toml
 from mpipar.errors import UsageError
 
-USED_AXES = ("dp", "tp")
+USED_AXES = ("replica", "dp", "tp")
 SHOWN_MESHES = 6
 ROPE_BASE = 10_000.0
 AUTO, NONE = "auto", "none"  # of --resume; anything else is a path
@@ -26,6 +26,12 @@ class TrainConfig:
 
     mesh: str = flag("", "axes and their sizes, as dp=2,tp=2 (default: all ranks as dp)", parse=parse_axes)
     sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
+    zero: int = flag(
+        0, "ZeRO over dp: 1 cuts optimizer state, 2 gradients too, 3 weights too", least=0, below=4
+    )
+    wire: str = flag(
+        "full", "of gradients between ranks: bfloat16 halves their bytes", choices=("full", "bfloat16")
+    )
     device: str = flag(
         "auto", "where arrays live; auto: GPUs where every rank has one", choices=("auto", "cpu", "gpu")
     )
@@ -130,6 +136,7 @@ def check(config: TrainConfig, ranks: int) -> None:
     axes = mesh_axes(config, ranks)
     check_used(config, axes)
     check_product(config, axes, ranks)
+    check_zero(config, axes)
     check_pieces(config, axes)
 
 
@@ -182,6 +189,19 @@ def check_used(config: TrainConfig, axes: dict[str, int]) -> None:
             raise UsageError(f"--mesh {config.mesh}: train.py cuts over dp and tp only; leave {name} out")
 
 
+def check_zero(config: TrainConfig, axes: dict[str, int]) -> None:
+    if config.zero and axes.get("dp", 1) == 1:
+        given = f"--mesh {config.mesh}" if config.mesh else "one rank"
+        raise UsageError(
+            f"--zero {config.zero} cuts over dp, and {given} has dp=1: write a mesh with dp=2 or more, "
+            "or leave --zero out"
+        )
+    if axes.get("replica", 1) > 1 and not config.zero:
+        raise UsageError(
+            f"--mesh {config.mesh}: replicas are for ZeRO, which cuts within each: write --zero 1, 2 or 3, or dp alone"
+        )
+
+
 def check_product(config: TrainConfig, axes: dict[str, int], ranks: int) -> None:
     wanted = prod(axes.values())
     if wanted == ranks:
@@ -203,7 +223,7 @@ def fitting_meshes(config: TrainConfig, ranks: int) -> Iterator[str]:
 
 def check_pieces(config: TrainConfig, axes: dict[str, int]) -> None:
     """Every rank needs a head and a sequence; pieces may be uneven."""
-    dp, tp = axes.get("dp", 1), axes.get("tp", 1)
+    dp, tp = axes.get("dp", 1) * axes.get("replica", 1), axes.get("tp", 1)
     if config.heads < tp:
         raise UsageError(
             f"--heads {config.heads} are fewer than the {tp} ranks of tp: "
