@@ -119,6 +119,7 @@ class Pool:
         self.called = False  # a unit is being called
         self._inside: Unit | None = None
         self._when = -1  # the last change in place before it left
+        self._lender: Unit | None = None  # whose weights have made room for their gradients
         self._coming: Coming | None = None
         self._last: Unit | None = None  # the one that was called last
 
@@ -135,6 +136,23 @@ class Pool:
             self.memory[kind] = weights.mesh.xp.empty((self.sizes[kind],), weights.dtype)
         return weights.views(self.memory[kind])
 
+    def lend(self, unit: Unit, weights: Weights, g: Array) -> Array:
+        """The memory of weights that are no longer needed, as zeros of the dtype of their gradients.
+
+        Raises GraphError where it does not hold them: then backward has just run with those of another unit.
+        """
+        if not (self.holds(unit) or self._lender is unit):
+            raise GraphError(
+                f"ZeRO 3: the backward of the module of {weights.parameters[0].name!r} ran without its weights. "
+                "It must begin at the results of the module, and before the next change of weights"
+            )
+        self._inside, self._lender = None, unit
+        if g.dtype != weights.dtype:  # gradients of 16-bit weights are float32
+            return weights.mesh.xp.zeros((weights.size,), g.dtype)
+        memory = self.memory[weights.kind][: weights.size]
+        weights.mesh.xp.fill(memory, 0)
+        return memory
+
     def holds(self, unit: Unit) -> bool:
         """Whether its weights are here, as they are now."""
         return self._inside is unit and self._when == changes.latest
@@ -144,7 +162,8 @@ class Pool:
         if self._last is not None and self._last.place < unit.place:
             self._last.after, unit.before = unit, self._last  # this is the order of the model
         self._last = unit
-        again = self._inside is not None and unit.before is not None and unit.place < self._inside.place
+        inside = self._inside or self._lender
+        again = inside is not None and unit.before is not None and unit.place < inside.place
         self._bring(unit, unit.before if again else unit.after)  # again: a recomputation, on the way back
 
     def call_again(self, unit: Unit) -> None:
@@ -160,7 +179,7 @@ class Pool:
                 flat = handle.wait()
                 for k, view in enumerate(self.views(weights)):
                     weights.carrier.take(k, flat, view)
-            self._inside = unit
+            self._inside, self._lender = unit, None
         if then is not None and not (self._coming is not None and self._coming.is_now(then)):
             self._drop()
             self._coming = Coming(then, changes.latest, [weights.start() for weights in then.weights])
@@ -211,32 +230,27 @@ class Unit:
         """The module finds whole weights where its pieces were."""
         self.pool.called = True
         try:
-            for weights in self.weights:
-                for places, tensor in zip(weights.slots, self._tensors(weights), strict=True):
-                    for holder, key in places:
-                        holder[key] = tensor
+            for weights, tensors in zip(self.weights, self._tensors(), strict=True):
+                put(weights.slots, tensors)
             yield
         finally:
             for weights in self.weights:
-                for places, parameter in zip(weights.slots, weights.parameters, strict=True):
-                    for holder, key in places:
-                        holder[key] = parameter
+                put(weights.slots, weights.parameters)
             self.pool.called = False
 
-    def _tensors(self, weights: Weights) -> list[Tensor]:
-        sent = Gradients(self, weights)
-        pieces = tuple(p.local for p in weights.parameters)  # a change of them before backward is noticed
-        leaves = tuple(p.node for p in weights.parameters)
-        node = Node("gather", leaves, partial(sent.scattered, pieces), (weights.size,))
+    def _tensors(self) -> list[list[Tensor]]:
+        """The whole weights of each kind. On the tape the gathers come before all of them, so backward after."""
+        sent = [Gradients(self, weights) for weights in self.weights]
+        nodes = [each.node() for each in sent]
         return [
-            Tensor(
-                view, weights.mesh, layout, name=parameter.name,
-                node=Node("gather", (node,), (partial(sent.add, k),), view.shape) if is_recording() else None,
-            )
-            for k, (view, layout, parameter) in enumerate(
-                zip(self.pool.views(weights), weights.layouts, weights.parameters, strict=True)
-            )
-        ]  # fmt: skip
+            [
+                Tensor(view, weights.mesh, layout, name=parameter.name, node=each.whole(node, k, view.shape))
+                for k, (view, layout, parameter) in enumerate(
+                    zip(self.pool.views(weights), weights.layouts, weights.parameters, strict=True)
+                )
+            ]
+            for each, node, weights in zip(sent, nodes, self.weights, strict=True)
+        ]
 
     def _closed(self, y: Tensor) -> Tensor:
         """The result, which lies in no weight's memory, with the node that gathers again on the way back."""
@@ -252,24 +266,41 @@ class Unit:
         return g
 
 
+def put(slots: list[list[Slot]], tensors: list[Tensor]) -> None:
+    for places, tensor in zip(slots, tensors, strict=True):
+        for holder, key in places:
+            holder[key] = tensor
+
+
 class Gradients:
-    """The gradients of one call's weights, in one array as they are sent."""
+    """The gradients of one call's weights, in one array as they are sent.
+
+    When the first of them is asked for, the backward of the unit is over: so they take the place of the weights.
+    """
 
     def __init__(self, unit: Unit, weights: Weights) -> None:
         self._unit, self._weights = unit, weights
         self._flat: Array | None = None
 
+    def node(self) -> Node | None:
+        """Of the gather itself."""
+        if not is_recording():
+            return None
+        pieces = tuple(
+            p.local for p in self._weights.parameters
+        )  # a change of them before backward is noticed
+        leaves = tuple(p.node for p in self._weights.parameters)
+        return Node("gather", leaves, partial(self.scattered, pieces), (self._weights.size,))
+
+    def whole(self, node: Node | None, k: int, shape: tuple[int, ...]) -> Node | None:
+        """Of weight k in what was gathered."""
+        return None if node is None else Node("gather", (node,), (partial(self.add, k),), shape)
+
     def add(self, k: int, g: Array) -> Array | None:
         """Puts that of weight k in its places. The first one hands the array on, to be sent when all are in."""
-        if not self._unit.pool.holds(self._unit):
-            name = self._weights.parameters[k].name
-            raise GraphError(
-                f"ZeRO 3: the backward of the module of {name!r} ran without its weights. It must begin at the results "
-                "of the module, and before the next change of weights"
-            )
         first = self._flat is None
         if self._flat is None:
-            self._flat = self._weights.mesh.xp.zeros((self._weights.size,), g.dtype)
+            self._flat = self._unit.pool.lend(self._unit, self._weights, g)
         self._weights.carrier.put(k, g, self._flat)
         return self._flat if first else None
 

@@ -53,7 +53,8 @@ def sync_in_backward(
     for sync in dict.fromkeys(p.leaf.watch for p in parameters):
         if isinstance(sync, Sync):  # of the micro-batch before: its pieces are on their way
             sync.finish()
-    Sync(_due(parameters), wire, bucket_bytes).watch()
+    due = [p for p in parameters if p.leaf.layout == p.leaf.wanted or p.leaf.keeps_pieces]
+    Sync(due, wire, bucket_bytes).watch()
 
 
 def _parameters(model: Module | Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-from weights import send_gradient, weight
+from grids import cpu_alone
+from weights import every_layout, send_gradient, weight, whole_gradient
 from zeros import Setup, Zero
 
 from mpipar import GraphError, Mesh, Shard, UsageError, no_grad, parameter, randn
@@ -20,7 +21,7 @@ from mpipar.models import sample
 from mpipar.nn import Linear, Module, ParallelMLP
 from mpipar.optim import AdamW, clip_grad_norm
 from mpipar.parallel import sharded, sync_gradients, sync_in_backward
-from mpipar.parallel.zero import cut
+from mpipar.parallel.zero import cut, shard_updates
 
 SIZE = world().size
 MESHES = [{"dp": SIZE}] if SIZE != 4 else [{"dp": 4}, {"dp": 2, "tp": 2}, {"replica": 2, "dp": 2}]
@@ -45,9 +46,10 @@ def check(mesh: Mesh, setup: Setup) -> None:
     expected = serial(setup)
     worst = np.abs(run - expected).max(1) / np.abs(expected).max(1)
     assert (np.abs(run - expected) <= BOUND * np.abs(expected)).all(), f"relative, by step: {worst}"
-    assert expected[-1, 0] < expected[0, 0] - 0.3  # it learns
+    assert expected[-1, 0] < expected[0, 0] - (0.01 if setup.optimizer == "sgd" else 0.3)  # it learns
 
 
+@cpu_alone
 @pytest.mark.parametrize("micro_batch", [0, 1])
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
 @stages
@@ -56,6 +58,7 @@ def test_twenty_steps_equal_serial(axes, zero, style, micro_batch, make_mesh):
     check(make_mesh(**axes), Setup(zero, style, micro_batch))
 
 
+@cpu_alone
 @pytest.mark.skipif(SIZE != 4, reason="of dp=2,tp=2")
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
 @stages
@@ -63,6 +66,7 @@ def test_with_sequence_parallelism(zero, style, make_mesh):
     check(make_mesh(dp=2, tp=2), Setup(zero, style, 1, True))
 
 
+@cpu_alone
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @stages
 def test_every_optimizer(zero, optimizer, make_mesh):
@@ -122,10 +126,6 @@ def test_weights_of_every_kind(zero, micro_batches, wait, make_mesh):
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_every_layout_goes_to_a_piece_of_the_whole_sum(gradients, make_mesh):
-    from weights import every_layout, whole_gradient  # noqa: PLC0415
-
-    from mpipar.parallel.zero import shard_updates  # noqa: PLC0415
-
     for axes in MESHES:
         mesh = make_mesh(**axes)
         layouts = [each for each in every_layout(mesh, (5, 3)) if "dp" not in each]

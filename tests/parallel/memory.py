@@ -1,0 +1,68 @@
+"""``memory.py ZERO [BYTES]`` trains a GPT of which weights, gradients and optimizer state are nearly all of the memory.
+
+Rank 0 prints the peak of the bytes that arrays took (tracemalloc counts them) and the losses. With BYTES the
+process may take so many beyond what it has before the model is made.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tracemalloc
+
+from mpipar import Mesh
+from mpipar.data import Batches, Corpus, TextBatches
+from mpipar.job import world
+from mpipar.models import GPT, GPTConfig
+from mpipar.optim import AdamW, clip_grad_norm
+from mpipar.parallel import sharded, sync_gradients, sync_in_backward
+
+WIDTH, LAYERS = 256, 8
+LAYER = (
+    16 * 12 * WIDTH**2
+)  # bytes of weights, gradients and two moments of a block in float32, biases left out
+TEXT = memoryview(bytes(7 * i * i % 251 for i in range(400)))
+
+
+def main(zero: int, most: int) -> None:
+    mesh = Mesh(dp=world().size)
+    batches = Batches(TextBatches(Corpus(TEXT, TEXT, 1), 0, 4, 2), mesh)
+    warm_up(mesh)
+    if most:
+        limit = data_bytes() + most
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    else:
+        tracemalloc.start()
+    shape = GPTConfig(256, 2, LAYERS, 4, WIDTH, seed=1)
+    model = sharded(lambda: GPT(shape, mesh), zero)
+    optimizer = AdamW(model.parameters(), 1e-3)
+    losses = []
+    for step in range(3):
+        for part in batches.training(step):
+            loss = model.loss(part.tokens, part.targets) / batches.tokens
+            sync_in_backward(model)
+            loss.backward()
+            losses.append(loss.detach().allreduce("dp", "tp").item())
+        sync_gradients(model)
+        clip_grad_norm(model.parameters(), 1.0)
+        optimizer.step()
+    if mesh.rank == 0:
+        peak = 0 if most else tracemalloc.get_traced_memory()[1]
+        print(f"peak {peak} losses {' '.join(f'{loss:.5f}' for loss in losses)}")
+
+
+def warm_up(mesh: Mesh) -> None:
+    """MPI and BLAS take memory of their own."""
+    x = mesh.xp.full((300, 300), 1.0, "float32")
+    mesh.apart("dp").iallreduce(mesh["dp"].allreduce(mesh.xp.matmul(x, x))).wait()
+
+
+def data_bytes() -> int:
+    """What the kernel counts against RLIMIT_DATA."""
+    with open("/proc/self/status") as status:
+        (line,) = (line for line in status if line.startswith("VmData"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
