@@ -26,8 +26,8 @@ def test_axes_in_the_order_written(text: str, axes: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        ("dp=2,tpp=2", "unknown axis 'tpp': did you mean tp? Axes: dp, pp, cp, tp, ep"),
-        ("rows=2", "unknown axis 'rows'. Axes: dp, pp, cp, tp, ep"),
+        ("dp=2,tpp=2", "unknown axis 'tpp': did you mean tp? Axes: dp, pp, cp, tp, ep, replica"),
+        ("rows=2", "unknown axis 'rows'. Axes: dp, pp, cp, tp, ep, replica"),
         ("DP=2", "unknown axis 'DP'. Axes: dp"),
         ("dp=2,dp=2", "axis 'dp' is written twice"),
         ("dp=0", "the size of 'dp' is '0'; write a whole number, at least 1"),

@@ -104,6 +104,24 @@ def test_what_can_run_passes(line: str, ranks: int) -> None:
         ("--style llama --width 6", 1, "--width 6 over --heads 6 is 1 features a head, and"),
         ("--style llama --width 100", 1, "--width 100 is not divisible by --heads 6: write --width 96"),
         ("--style llama --width 102", 1, "turns pairs of them: write --width 96"),
+        (
+            "--zero 1",
+            1,
+            "--zero 1 cuts over dp, and one rank has dp=1: write a mesh with dp=2 or more, or leave",
+        ),
+        (
+            "--zero 3 --mesh tp=2",
+            2,
+            "--zero 3 cuts over dp, and --mesh tp=2 has dp=1: write a mesh with dp=2",
+        ),
+        ("--zero 3 --mesh replica=2", 2, "--zero 3 cuts over dp, and --mesh replica=2 has dp=1"),
+        ("--zero 4", 2, "--zero 4: must be a whole number, at least 0, below 4"),
+        (
+            "--mesh replica=2,dp=2",
+            4,
+            "--mesh replica=2,dp=2: replicas are for ZeRO, which cuts within each: write",
+        ),
+        ("--mesh replica=2,dp=2 --zero 1 --batch 3", 4, "--batch 3 is smaller than the 4 ranks"),
         ("--steps -1", 1, "--steps -1: must be a whole number, at least 0"),
         ("--dropout 1", 1, "--dropout 1.0: must be a finite number, at least 0, below 1"),
         ("--lr 0", 1, "--lr 0.0: must be a finite number, above 0"),
@@ -122,7 +140,7 @@ def test_counts_are_positive(name: str, value: int) -> None:
     refused(name, value)
 
 
-@pytest.mark.parametrize("name", ["steps", "micro_batch", "warmup", "val_every", "sample", "seed"])
+@pytest.mark.parametrize("name", ["steps", "micro_batch", "warmup", "val_every", "sample", "seed", "zero"])
 def test_zero_is_the_least_of_what_can_be_off(name: str) -> None:
     check(TrainConfig(**{name: 0}), 1)
     refused(name, -1)

@@ -46,7 +46,7 @@ def check(mesh: Mesh, setup: Setup) -> None:
     expected = serial(setup)
     worst = np.abs(run - expected).max(1) / np.abs(expected).max(1)
     assert (np.abs(run - expected) <= BOUND * np.abs(expected)).all(), f"relative, by step: {worst}"
-    assert expected[-1, 0] < expected[0, 0] - (0.01 if setup.optimizer == "sgd" else 0.3)  # it learns
+    assert expected[-1, 0] < expected[0, 0] - (0.005 if setup.optimizer == "sgd" else 0.3)  # it learns
 
 
 @cpu_alone
@@ -216,6 +216,7 @@ def test_a_weight_of_the_model_itself_is_refused(make_mesh):
         sharded(lambda: Scaled(make_mesh(dp=SIZE)), 3)
 
 
+@pytest.mark.skipif(SIZE == 1, reason="one rank waits for nobody")
 def test_a_step_before_the_sync_is_over_raises(make_mesh):
     for zero in (0, 1, 2):
         run = Zero(make_mesh(dp=SIZE), Setup(zero))
@@ -260,6 +261,6 @@ def test_weights_that_change_between_forward_and_backward_are_noticed(make_mesh)
     x = randn("x", (SIZE, 3), mesh, dtype="float64", dp=Shard(0))
     loss = model(x).square().sum()
     with no_grad():
-        model.parameters()[0].mul_(2.0)
+        model.named_parameters()["b.weight"].mul_(2.0)
     with pytest.raises(GraphError, match=r"'gather': a value .* was changed in place"):
         loss.backward()

@@ -1,6 +1,6 @@
 """ZeRO 3 holds its share and one layer: by count, and under a limit that one rank does not fit into.
 
-A failure prints the peak of rank 0 in bytes; `memory.py` says what is counted.
+A failure prints the peak of rank 0 in bytes; `zero_memory.py` says what is counted.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 
 import pytest
-from memory import LAYER
+from zero_memory import LAYER
 
 from mpipar.testing import Finished, launch
 
 pytestmark = pytest.mark.launches
 
-MEMORY = Path(__file__).parent / "memory.py"
+MEMORY = Path(__file__).parents[1] / "zero_memory.py"
 LIMIT = 60_000_000  # of it the share of four ranks and a layer are 39 MB; on one rank all of it is 105 MB
 
 

@@ -1,4 +1,4 @@
-"""``memory.py ZERO [BYTES]`` trains a GPT of which weights, gradients and optimizer state are nearly all of the memory.
+"""``zero_memory.py ZERO [BYTES]`` trains a GPT: nearly all of its memory are weights, gradients and optimizer state.
 
 Rank 0 prints the peak of the bytes that arrays took (tracemalloc counts them) and the losses. With BYTES the
 process may take so many beyond what it has before the model is made.
