@@ -133,6 +133,7 @@ def test_ranks_with_different_graphs_send_in_one_order(zero, make_mesh):
 def test_nothing_leaves_before_the_last_backward(make_mesh):
     mesh = make_mesh(dp=SIZE)
     run = Zero(mesh, Setup(0, micro_batch=1))
+    run.model.eval()
     first, *rest = run.batches.training(0)
     assert rest
     with count_collectives(mesh) as counts:

@@ -220,6 +220,7 @@ def test_a_weight_of_the_model_itself_is_refused(make_mesh):
 def test_a_step_before_the_sync_is_over_raises(make_mesh):
     for zero in (0, 1, 2):
         run = Zero(make_mesh(dp=SIZE), Setup(zero))
+        run.model.eval()
         sync_in_backward(run.model)
         part = next(run.batches.training(0))
         run.model.loss(part.tokens, part.targets).backward()
