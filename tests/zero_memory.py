@@ -1,7 +1,7 @@
-"""``zero_memory.py ZERO [BYTES]`` trains a GPT: nearly all of its memory are weights, gradients and optimizer state.
+"""``zero_memory.py STAGES [BYTES]`` trains a GPT: nearly all of its memory are weights, gradients and optimizer state.
 
-Rank 0 prints the peak of the bytes that arrays took (tracemalloc counts them) and the losses. With BYTES the
-process may take so many beyond what it has before the model is made.
+For each of the stages ("03": two runs) rank 0 prints the peak of the bytes that arrays took (tracemalloc counts them)
+and the losses. With BYTES the process may take so many beyond what it has before the model is made.
 """
 
 from __future__ import annotations
@@ -24,20 +24,30 @@ LAYER = (
 TEXT = memoryview(bytes(7 * i * i % 251 for i in range(400)))
 
 
-def main(zero: int, most: int) -> None:
+def main(stages: str, most: int) -> None:
     mesh = Mesh(dp=world().size)
-    batches = Batches(TextBatches(Corpus(TEXT, TEXT, 1), 0, 4, 2), mesh)
     warm_up(mesh)
     if most:
         limit = data_bytes() + most
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     else:
         tracemalloc.start()
+    for zero in map(int, stages):
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        losses = train(mesh, zero)
+        if mesh.rank == 0:
+            peak = tracemalloc.get_traced_memory()[1] - before
+            print(f"zero {zero} peak {peak} losses {' '.join(f'{loss:.5f}' for loss in losses)}")
+
+
+def train(mesh: Mesh, zero: int) -> list[float]:
+    batches = Batches(TextBatches(Corpus(TEXT, TEXT, 1), 0, 4, 2), mesh)
     shape = GPTConfig(256, 2, LAYERS, 4, WIDTH, seed=1)
     model = sharded(lambda: GPT(shape, mesh), zero)
     optimizer = AdamW(model.parameters(), 1e-3)
     losses = []
-    for step in range(3):
+    for step in range(2):
         for part in batches.training(step):
             loss = model.loss(part.tokens, part.targets) / batches.tokens
             sync_in_backward(model)
@@ -46,9 +56,7 @@ def main(zero: int, most: int) -> None:
         sync_gradients(model)
         clip_grad_norm(model.parameters(), 1.0)
         optimizer.step()
-    if mesh.rank == 0:
-        peak = 0 if most else tracemalloc.get_traced_memory()[1]
-        print(f"peak {peak} losses {' '.join(f'{loss:.5f}' for loss in losses)}")
+    return losses
 
 
 def warm_up(mesh: Mesh) -> None:
@@ -65,4 +73,4 @@ def data_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -257,11 +257,16 @@ def test_a_backward_that_skips_the_end_of_a_module_raises(make_mesh):
 
 
 def test_weights_that_change_between_forward_and_backward_are_noticed(make_mesh):
+    """Each rank has a part of them, so each raises."""
     mesh = make_mesh(dp=SIZE)
-    model = sharded(lambda: Several(mesh), 3)
-    x = randn("x", (SIZE, 3), mesh, dtype="float64", dp=Shard(0))
-    loss = model(x).square().sum()
+
+    class One(Module):
+        def __init__(self):
+            self.layers = [Linear("one", 8, 8, mesh, dtype="float64")]
+
+    model = sharded(One, 3)
+    loss = model.layers[0](randn("x", (SIZE, 8), mesh, dtype="float64", dp=Shard(0))).square().sum()
     with no_grad():
-        model.named_parameters()["b.weight"].mul_(2.0)
+        model.parameters()[0].mul_(2.0)
     with pytest.raises(GraphError, match=r"'gather': a value .* was changed in place"):
         loss.backward()
