@@ -66,6 +66,11 @@ def differences(run: Run, serial: Run) -> list[tuple[int, str, float, float]]:
         ("dp=3", "--micro-batch 3"),  # 3, 3, 3 rows, then 1, 1, 1
         ("dp=2,tp=2", "--micro-batch 2"),
         ("dp=5", "--micro-batch 1"),  # in the last forward pass three ranks have no row
+        ("dp=3", "--zero 1"),
+        ("dp=2,tp=2", "--zero 2 --micro-batch 2"),
+        ("dp=3", "--zero 3 --micro-batch 2"),
+        ("dp=2,tp=2", "--zero 3 --sequence-parallel"),
+        ("replica=2,dp=2", "--zero 3"),
     ],
 )
 def test_every_mesh_gives_the_curve_of_one_rank(curve: Curve, mesh: str, flags: str) -> None:
