@@ -28,8 +28,8 @@ def sync_gradients(
 ) -> None:
     """Moves every gradient from Partial to what its weight is, or to the piece that this rank updates (ZeRO 1 and 2).
 
-    Call it on all ranks after the last backward of a step; under ZeRO 2 after each of them, where memory matters. A
-    parameter without a gradient counts as zeros. A further backward raises until `optimizer.step()`, but under ZeRO 2.
+    Call it on all ranks after the last backward of a step. A parameter without a gradient counts as zeros. A further
+    backward raises until `optimizer.step()`.
     What was synced already stays as it is. `wire`: the dtype in which gradients travel, "bfloat16" for half the bytes
     of float32: the terms are rounded, sums are made in float32.
     """
