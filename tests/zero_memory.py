@@ -6,6 +6,7 @@ and the losses. With BYTES the process may take so many beyond what it has befor
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import tracemalloc
@@ -33,6 +34,7 @@ def main(stages: str, most: int) -> None:
     else:
         tracemalloc.start()
     for zero in map(int, stages):
+        gc.collect()  # the model before
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         losses = train(mesh, zero)
