@@ -100,7 +100,7 @@ def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:
     c = config
     shape = GPTConfig(
         vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype,
-        style=c.style, kv_heads=c.kv_heads, rope_base=c.rope_base,
+        style=c.style, kv_heads=c.kv_heads, rope_base=c.rope_base, recompute=c.recompute,
     )  # fmt: skip
     return sharded(lambda: GPT(shape, mesh), c.zero, wire=wire(c))
 

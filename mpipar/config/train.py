@@ -50,6 +50,7 @@ class TrainConfig:
     style: str = flag("gpt2", "of the model: see docs/models.md", choices=("gpt2", "llama"))
     kv_heads: int = flag(0, "llama: heads of keys and values; 0: as many as heads", least=0)
     rope_base: float = flag(ROPE_BASE, "llama: sets the longest wave of rotary positions", above=1)
+    recompute: str = flag("none", "of a block, in backward", choices=("none", "selective", "full"))
     dropout: float = flag(0.0, "probability of dropping a value in training", least=0, below=1)
     dtype: str = flag("float32", "of weights and arithmetic", choices=("float32", "float64"))
     lr: float = flag(2e-3, "learning rate at its highest", above=0)

@@ -29,10 +29,13 @@ from mpipar.nn import (
     ParallelSwiGLU,
     RMSNorm,
     VocabParallelEmbedding,
+    checkpoint,
     vocab_parallel_linear_cross_entropy,
 )
 from mpipar.random import Noise
 from mpipar.tensor import Tensor
+
+RECOMPUTE = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,15 @@ class GPTConfig:
     style: str = "gpt2"  # or "llama"
     kv_heads: int = 0  # llama: heads of keys and values, a divisor of heads; 0: as many as heads
     rope_base: float = 10_000.0  # llama: the longest wavelength of rotary positions is about 2π·rope_base
+    recompute: str = "none"  # in backward, of a block: "selective", what costs little; "full", all
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise UsageError(f"GPTConfig: style={self.style!r} is unknown. Known: {', '.join(STYLES)}")
+        if self.recompute not in RECOMPUTE:
+            raise UsageError(
+                f"GPTConfig: recompute={self.recompute!r} is unknown. Known: {', '.join(RECOMPUTE)}"
+            )
         if self.style != "llama" and (self.kv_heads or self.rope_base != GPTConfig.rope_base):
             raise UsageError('GPTConfig: kv_heads and rope_base are of style="llama"')
 
@@ -114,6 +122,7 @@ class Block(Module):
 
     def __init__(self, name: str, config: GPTConfig, mesh: Mesh) -> None:
         c, style = config, STYLES[config.style]
+        self.recompute = c.recompute
         self.norm_1 = style.norm(f"{name}.norm_1", c.width, mesh, dtype=c.dtype)
         self.attention = style.attention(f"{name}.attention", c, mesh)
         self.dropout_1 = Dropout(f"{name}.dropout_1", c.dropout)
@@ -122,8 +131,14 @@ class Block(Module):
         self.dropout_2 = Dropout(f"{name}.dropout_2", c.dropout)
 
     def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        if self.recompute == "full":
+            return checkpoint(lambda x: self.halves(x, noise), x)
+        return self.halves(x, noise)
+
+    def halves(self, x: Tensor, noise: Noise | None) -> Tensor:
         x = x + self.dropout_1(self.attention(self.norm_1(x)), noise)
-        return x + self.dropout_2(self.mlp(self.norm_2(x)), noise)
+        y = self.mlp(x, self.norm_2) if self.recompute == "selective" else self.mlp(self.norm_2(x))
+        return x + self.dropout_2(y, noise)
 
 
 class GPT(Module):

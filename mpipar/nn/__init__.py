@@ -11,10 +11,11 @@ from mpipar.nn.loss import vocab_parallel_cross_entropy
 from mpipar.nn.mlp import ParallelMLP, ParallelSwiGLU
 from mpipar.nn.module import Module, weight_rows
 from mpipar.nn.norm import LayerNorm, RMSNorm
+from mpipar.nn.recompute import checkpoint
 
 __all__ = [
     "ColumnParallelLinear", "Dropout", "LayerNorm", "LearnedPositions", "Linear", "Module",
     "ParallelGroupedAttention", "ParallelMLP", "ParallelSelfAttention", "ParallelSwiGLU", "RMSNorm",
-    "RowParallelLinear", "VocabParallelEmbedding", "vocab_parallel_cross_entropy",
+    "RowParallelLinear", "VocabParallelEmbedding", "checkpoint", "vocab_parallel_cross_entropy",
     "vocab_parallel_linear_cross_entropy", "weight_rows",
 ]  # fmt: skip

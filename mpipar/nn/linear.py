@@ -6,6 +6,7 @@ from mpipar.backend import DType
 from mpipar.layout import Shard
 from mpipar.mesh import Mesh
 from mpipar.nn.module import Module
+from mpipar.nn.recompute import Function, product
 from mpipar.tensor import Tensor, parameter, zeros
 
 
@@ -35,8 +36,12 @@ class ColumnParallelLinear(Module):
         )
         self.bias = zero_bias(name, (outputs,), mesh, dtype, **{axis: Shard(0)}) if bias else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.contract(self.weight, bias=self.bias)
+    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
+        """Of ``before(x)`` where `before` is given, which is made again in backward and not kept."""
+        if before is None:
+            return x.contract(self.weight, bias=self.bias)
+        y = product(x, self.weight, before)
+        return y if self.bias is None else y + self.bias
 
 
 class RowParallelLinear(Module):
@@ -56,8 +61,10 @@ class RowParallelLinear(Module):
         )
         self.bias = zero_bias(name, (outputs,), mesh, dtype) if bias else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        y = reduced(x.contract(self.weight), self.axis, self.scatter)
+    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
+        """Of ``before(x)`` where `before` is given, which is made again in backward and not kept."""
+        y = product(x, self.weight, before)
+        y = reduced(y, self.axis, self.scatter)
         return y if self.bias is None else y + self.bias
 
 

@@ -1,4 +1,8 @@
-"""The feed-forward half of a transformer block: columns up, rows down. With GELU, or gated as in Llama."""
+"""The feed-forward half of a transformer block: columns up, rows down. With GELU, or gated as in Llama.
+
+Called with `before`, a norm, they take x as it is before that norm, and keep for backward what products give and
+nothing else: norm, gather and activation are made again (recompute.py), and so is the allgather of `sequence_parallel`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from mpipar.layout import Shard
 from mpipar.mesh import Mesh
 from mpipar.nn.linear import ColumnParallelLinear, RowParallelLinear
 from mpipar.nn.module import Module
+from mpipar.nn.recompute import Function, product
 from mpipar.tensor import Tensor, parameter, swiglu
 
 
@@ -26,10 +31,13 @@ class ParallelMLP(Module):
             seed=seed, dtype=dtype,
         )  # fmt: skip
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.sequence_parallel:
-            x = x.allgather(self.axis)
-        return self.down(self.up(x).gelu())
+    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
+        if before is not None:
+            return self.down(self.up(x, lambda x: self.gathered(before(x))), Tensor.gelu)
+        return self.down(self.up(self.gathered(x)).gelu())
+
+    def gathered(self, x: Tensor) -> Tensor:
+        return x.allgather(self.axis) if self.sequence_parallel else x
 
 
 class ParallelSwiGLU(Module):
@@ -57,7 +65,10 @@ class ParallelSwiGLU(Module):
             std=out_std, seed=seed, dtype=dtype,
         )  # fmt: skip
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.sequence_parallel:
-            x = x.allgather(self.axis)
-        return self.down(swiglu(x.contract(self.gate_up)))  # (…, 2, F) → (…, F), F sharded
+    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
+        if before is not None:
+            return self.down(product(x, self.gate_up, lambda x: self.gathered(before(x))), swiglu)
+        return self.down(swiglu(self.gathered(x).contract(self.gate_up)))  # (…, 2, F) → (…, F), F sharded
+
+    def gathered(self, x: Tensor) -> Tensor:
+        return x.allgather(self.axis) if self.sequence_parallel else x

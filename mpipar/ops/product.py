@@ -21,11 +21,18 @@ def contract_rule(x: Layout, w: Layout, *, n: int, transposed: bool) -> Layout:
 
 
 @op(contract_rule)
-def contract(context: Context, x: Array, w: Array, *, n: int, transposed: bool) -> tuple[Array, Vjps]:
-    """(…, K…) with (K…, N…), or (N…, K…) where transposed → (…, N…), as one matrix product."""
-    x2, w2 = matrices(x, w, n, transposed)
-    y = context.xp.matmul(x2, w2).reshape(context.out_shape)
-    return y, contract_vjps(context, x, w, x2, w2, transposed)
+def contract(
+    context: Context, x: Array, w: Array, *, n: int, transposed: bool, value: bool = True
+) -> tuple[Array, Vjps]:
+    """(…, K…) with (K…, N…), or (N…, K…) where transposed → (…, N…), as one matrix product.
+
+    Without `value` only the vjps are right: the product, which nobody will read, is not computed (nn/recompute.py).
+    """
+    xp, (x2, w2) = context.xp, matrices(x, w, n, transposed)
+    vjps = contract_vjps(context, x, w, x2, w2, transposed)
+    if not value:
+        return xp.broadcast_to(xp.zeros((), x.dtype), context.out_shape), vjps
+    return xp.matmul(x2, w2).reshape(context.out_shape), vjps
 
 
 def matrices(x: Array, w: Array, n: int, transposed: bool) -> tuple[Array, Array]:

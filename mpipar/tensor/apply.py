@@ -10,7 +10,7 @@ from mpipar.layout import Layout, Misfit
 from mpipar.layout.layout import shared
 from mpipar.ops.base import NO_GRADIENT, Context, Op, Vjps
 from mpipar.tensor.advice import advice
-from mpipar.tensor.tape import Node, is_recording
+from mpipar.tensor.tape import Node, is_recording, note_uses
 
 if TYPE_CHECKING:
     from mpipar.tensor.tensor import Tensor
@@ -63,7 +63,12 @@ def _result(
             f"{name}: the result is {local.shape} on rank {like.mesh.rank}, by its layout {layout} {wanted}"
         )
     nodes = tuple([x.node for x in operands])
-    node = Node(name, nodes, vjps, wanted) if is_recording() and any(nodes) and vjps != NO_GRADIENT else None
+    node = None
+    if any(nodes) and vjps != NO_GRADIENT:
+        if is_recording():
+            node = Node(name, nodes, vjps, wanted)
+        else:
+            note_uses(name, operands)
     return type(like)(local, like.mesh, layout, node=node)
 
 

@@ -8,9 +8,9 @@ as its vjp has run. Gradients travel as bare local arrays: their layout is the d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from heapq import heappop, heappush
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mpipar.backend import Array, Backend
 from mpipar.errors import GraphError
@@ -18,22 +18,48 @@ from mpipar.layout import Layout
 from mpipar.ops.base import Vjps
 from mpipar.tensor import changes
 
+if TYPE_CHECKING:
+    from mpipar.tensor.tensor import Tensor
+
+Uses = list[tuple[str, "Tensor"]]  # names of operations, and operands of theirs that require a gradient
+
 _recording = True
+_uses: Uses | None = None  # where what is not recorded is noted
 
 
 @contextmanager
-def no_grad() -> Iterator[None]:
-    """Inside the block nothing is recorded: results do not require gradients."""
-    global _recording  # noqa: PLW0603
-    before, _recording = _recording, False
+def _mode(recording: bool, uses: Uses | None = None) -> Iterator[None]:
+    global _recording, _uses
+    before, _recording, _uses = (_recording, _uses), recording, uses
     try:
         yield
     finally:
-        _recording = before
+        _recording, _uses = before
+
+
+def no_grad() -> AbstractContextManager[None]:
+    """Inside the block nothing is recorded: results do not require gradients."""
+    return _mode(False)
+
+
+def recording() -> AbstractContextManager[None]:
+    """Inside the block operations are recorded, within `no_grad` too."""
+    return _mode(True)
+
+
+def noting(uses: Uses) -> AbstractContextManager[None]:
+    """As `no_grad`; every use of a tensor that requires a gradient is added to the list."""
+    return _mode(False, uses)
 
 
 def is_recording() -> bool:
     return _recording
+
+
+def note_uses(name: str, operands: Sequence[Tensor]) -> None:
+    """To be called where an operation on operands that require a gradient is not recorded."""
+    if _uses is not None:
+        _uses.extend((name, x) for x in operands if x.node is not None)
 
 
 class Node:

@@ -65,6 +65,8 @@ def differences(run: Run, serial: Run) -> list[tuple[int, str, float, float]]:
         ("dp=1", "--micro-batch 5"),  # 5, 5 and 2 rows
         ("dp=3", "--micro-batch 3"),  # 3, 3, 3 rows, then 1, 1, 1
         ("dp=2,tp=2", "--micro-batch 2"),
+        ("dp=2,tp=2", "--recompute full"),
+        ("dp=2,tp=2", "--recompute selective --sequence-parallel --micro-batch 2"),
         ("dp=5", "--micro-batch 1"),  # in the last forward pass three ranks have no row
         ("dp=3", "--zero 1"),
         ("dp=2,tp=2", "--zero 2 --micro-batch 2"),
