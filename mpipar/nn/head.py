@@ -30,7 +30,7 @@ def vocab_parallel_linear_cross_entropy(
     memory: rows are worked off block by block, loss and gradients at once, as the first derivative is known
     up to a factor before backward. One allgather of two numbers a row in each block where the vocabulary is cut, no
     communication where it is whole, and none in backward. Rows with a target below 0 count nothing, one outside the
-    vocabulary makes the sum NaN.
+    vocabulary makes the sum NaN. 16-bit operands are widened: the sum is float32.
     """
     if x.shape[:-1] != targets.shape:
         raise ValueError(f"cross-entropy: x {x.layout} and targets {targets.layout}: one target a row")
@@ -39,6 +39,8 @@ def vocab_parallel_linear_cross_entropy(
     words = 0 if transposed else 1
     if weight.ndim != 2 or weight.shape[1 - words] != x.shape[-1]:
         raise ValueError(f"cross-entropy: x {x.layout} by a weight {weight.layout}: their widths differ")
+    if x.is_floating and x.dtype.itemsize == 2:  # a sum over thousands of rows has more digits than 16 bits hold
+        x, weight = x.astype("float32"), weight.astype("float32")
     comm = x.mesh[axis] if axis in weight.layout.cuts[words].axes else None
     return apply(
         _linear_cross_entropy,

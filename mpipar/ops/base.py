@@ -56,6 +56,8 @@ class Op:
     rule: Callable[..., Layout]
     operands: tuple[str, ...]
     seen: tuple[str, ...]  # the static arguments that the layout depends on: those that the rule names
+    communicates: bool = False  # it is given a communicator, `comm`
+    may_skip_value: bool = False  # with value=False only its vjps are made
 
     def __repr__(self) -> str:
         return f"Op({self.name})"
@@ -71,7 +73,9 @@ def op(rule: Callable[..., Layout]) -> Callable[[Callable[..., tuple[Array, Vjps
         kinds = signature(forward).parameters.values()
         names = [p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
         seen = tuple(p.name for p in signature(rule).parameters.values() if p.kind is p.KEYWORD_ONLY)
-        made = Op(forward.__name__.rstrip("_"), forward, rule, tuple(names[1:]), seen)
+        static = {p.name for p in kinds if p.kind is p.KEYWORD_ONLY}
+        name = forward.__name__.rstrip("_")
+        made = Op(name, forward, rule, tuple(names[1:]), seen, "comm" in static, "value" in static)
         KNOWN.add(made)
         return made
 

@@ -10,6 +10,7 @@ from mpipar.layout import Layout, Misfit
 from mpipar.layout.layout import shared
 from mpipar.ops.base import NO_GRADIENT, Context, Op, Vjps
 from mpipar.tensor.advice import advice
+from mpipar.tensor.narrow import lightest
 from mpipar.tensor.tape import Node, is_recording, note_uses
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def apply(op: Op, *operands: Tensor, **static: Any) -> Tensor:
         _check_mixed(op, operands, local, plan)
     elif plan.narrow is not None:
         local = xp.cast(local, plan.narrow)
+        if is_recording() and any(wanted := [x.node is not None for x in operands]):
+            vjps = lightest(op, plan.context, [x.local for x in operands], wanted, static, vjps)
     return _result(first, local, plan.context.out, plan.local_shape, op.name, operands, vjps)
 
 
