@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import TypeAlias
 
 from mpipar import Mesh, __version__, no_grad
+from mpipar.checkpoint import Together
 from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked, refuse_other_data
 from mpipar.comm import Comm
 from mpipar.config import AUTO, TrainConfig, as_toml, check, parse
@@ -32,7 +33,7 @@ from mpipar.job.threads import use_threads
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table, write_config
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows
-from mpipar.optim import SGD, Adam, AdamW, clip_grad_norm, constant, cosine
+from mpipar.optim import SGD, Adam, AdamW, LossScale, clip_grad_norm, constant, cosine, skip_step
 from mpipar.parallel import sharded, stop_unless_finite, sync_gradients, sync_in_backward
 from mpipar.profile import Trace, check_trace
 from mpipar.random import Noise
@@ -61,6 +62,8 @@ def main() -> None:
     batches = Batches(text, mesh, config.micro_batch)
     model = build_model(config, mesh, corpus.vocabulary)
     optimizer = build_optimizer(config, model)
+    scale = LossScale(config.loss_scale if config.dtype == "float16" else 1)
+    state = Together(optimizer, scale=scale)  # with the model, all that a checkpoint holds
     out = on_first_rank(ranks, lambda: make_out(config.out, datetime.now()))
     with (
         locked(config, out, ranks),
@@ -69,7 +72,7 @@ def main() -> None:
         progress.say(
             f"{mesh} on {device.words}, results in {out}\n{corpus.describe()}\n\n{weights_table(weight_rows(model))}\n"
         )
-        start = go_on(config, out, corpus.digest, model, optimizer, progress.say)
+        start = go_on(config, out, corpus.digest, model, state, progress.say)
         if start and start >= config.steps:
             progress.say(f"nothing to do: {start} of {config.steps} steps are done")
             return
@@ -81,7 +84,9 @@ def main() -> None:
             Trace(config.trace, config.trace_steps, mesh, (optimizer, "step")) as trace,
         ):
             saver = RunSaver(config, out, corpus.digest, progress.say)
-            done = train(config, model, optimizer, batches, start, metrics, progress, saver, trace)
+            done = train(
+                config, model, optimizer, scale, state, batches, start, metrics, progress, saver, trace
+            )
         if done < config.steps:
             progress.say(f"stopped after step {done} by a signal: go on with --resume auto --out {out}")
             sys.exit(PREEMPTED)
@@ -123,8 +128,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def train(
-    config: TrainConfig, model: GPT, optimizer: Optimizer, batches: Batches, start: int, metrics: Metrics,
-    progress: Progress, saver: RunSaver, trace: Trace,
+    config: TrainConfig, model: GPT, optimizer: Optimizer, scale: LossScale, state: Together, batches: Batches,
+    start: int, metrics: Metrics, progress: Progress, saver: RunSaver, trace: Trace,
 ) -> int:  # fmt: skip
     """Trains from step `start` to the last one, or to a signal; returns how many steps are done by then."""
     preemption, ranks, ledger = Preemption(ASKED), world(), batches.mesh.ledger
@@ -133,25 +138,29 @@ def train(
         trace.step(step + 1)
         begin, bytes_before, comm_before = perf_counter(), ledger.bytes, ledger.seconds
         optimizer.lr = learning_rate(config, step)
-        loss = forward_backward(config, model, batches, step)
+        loss = forward_backward(config, model, batches, step, scale.value)
         sync_gradients(model, wire=wire(config))
-        norm = clip_grad_norm(model.parameters(), config.clip).item()
-        stop_unless_finite(step + 1, loss, norm, model.parameters())
-        optimizer.step()
+        norm = clip_grad_norm(model.parameters(), config.clip, scale=scale.value).item()
+        if scale.accepts(step + 1, loss, norm):
+            stop_unless_finite(step + 1, loss, norm, model.parameters())
+            optimizer.step()
+        else:
+            skip_step(model.parameters())  # float16 overflowed, and the scale is lower now
         seconds = perf_counter() - begin
         comm_s, comm_bytes = ledger.seconds - comm_before, ledger.bytes - bytes_before
         done, tokens = step + 1, batches.tokens
         due = config.val_every and (done % config.val_every == 0 or done == config.steps)
         val_loss = validate(config, model, batches) if due else None
         record = StepRecord(
-            done, loss, norm, optimizer.lr, done * tokens, tokens / seconds, seconds, comm_s, comm_bytes, val_loss
+            done, loss, norm, optimizer.lr, done * tokens, tokens / seconds, seconds, comm_s, comm_bytes, val_loss,
+            scale.value if scale.dynamic else None,
         )  # fmt: skip
         metrics.write(record)
         progress.step(record)
         stop = done < config.steps and preemption.requested(ranks)
         if stop or saver.is_due(done):
             metrics.sync()
-            saver.save(done, model, optimizer)
+            saver.save(done, model, state)
         else:
             saver.poll()
         if stop:
@@ -160,15 +169,14 @@ def train(
     return done
 
 
-def forward_backward(config: TrainConfig, model: GPT, batches: Batches, step: int) -> float:
-    """Gradients of the mean loss over the tokens of a step, micro-batch by micro-batch; returns that loss."""
+def forward_backward(config: TrainConfig, model: GPT, batches: Batches, step: int, scale: float) -> float:
+    """Gradients of `scale` times the mean loss over the tokens of a step, by micro-batches; returns that loss."""
     total = 0.0
     for part in batches.training(step):
-        loss = (
-            model.loss(part.tokens, part.targets, Noise(config.seed, step, part.first_row)) / batches.tokens
-        )
+        noise = Noise(config.seed, step, part.first_row)
+        loss = model.loss(part.tokens, part.targets, noise) / batches.tokens
         sync_in_backward(model, last=part.last, wire=wire(config))  # gradients leave as they become complete
-        loss.backward()  # right on a Partial loss: the number for the log is summed below
+        (loss * scale).backward()  # right on a Partial loss: the number for the log is summed below
         total += loss.detach().allreduce(*batches.axes, "tp").item()
     return total
 

@@ -18,7 +18,8 @@ def dtype(name: DType) -> Any:
 
 
 def cast(x: Array, dtype_: DType) -> Array:
-    return x.astype(dtype(dtype_), copy=False)
+    with np.errstate(over="ignore"):  # what float16 cannot hold is infinite: loss scaling looks for that
+        return x.astype(dtype(dtype_), copy=False)
 
 
 def is_floating(x: Array) -> bool:

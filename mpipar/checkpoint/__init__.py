@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpipar.checkpoint.loader import Loaded, latest, load
 from mpipar.checkpoint.saver import Saver, save
+from mpipar.checkpoint.state import Together
 from mpipar.checkpoint.tools import ls, merge, read, show, verify
 
-__all__ = ["Loaded", "Saver", "latest", "load", "ls", "merge", "read", "save", "show", "verify"]
+__all__ = ["Loaded", "Saver", "Together", "latest", "load", "ls", "merge", "read", "save", "show", "verify"]

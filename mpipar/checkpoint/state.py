@@ -28,6 +28,31 @@ class State(NamedTuple):
     plain: dict[str, Any] | None
 
 
+class Together:
+    """An optimizer and what else changes from step to step, as one Stateful: the state of ``scale`` is ``scale/NAME``.
+
+    >>> from mpipar.optim import LossScale
+    >>> Together(LossScale(8.0), other=LossScale(4.0)).state_dict()["other/value"]
+    4.0
+    """
+
+    def __init__(self, optimizer: Stateful, **others: Stateful) -> None:
+        self.optimizer, self.others = optimizer, others
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.optimizer.state_dict()
+        for prefix, other in self.others.items():
+            state |= {f"{prefix}/{name}": value for name, value in other.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        mine = dict(state)
+        for prefix, other in self.others.items():
+            names = [name for name in mine if name.startswith(f"{prefix}/")]
+            other.load_state_dict({name.removeprefix(f"{prefix}/"): mine.pop(name) for name in names})
+        self.optimizer.load_state_dict(mine)
+
+
 def state_of(model: Stateful, optimizer: Stateful | None) -> State:
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
     plain: dict[str, Any] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import log2, prod
 from typing import Any
 
 from mpipar.config.axes import parse_axes
@@ -17,6 +17,8 @@ from mpipar.errors import UsageError
 USED_AXES = ("replica", "dp", "tp")
 SHOWN_MESHES = 6
 ROPE_BASE = 10_000.0
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+LOSS_SCALE = 65536.0
 AUTO, NONE = "auto", "none"  # of --resume; anything else is a path
 
 
@@ -52,7 +54,8 @@ class TrainConfig:
     rope_base: float = flag(ROPE_BASE, "llama: sets the longest wave of rotary positions", above=1)
     recompute: str = flag("none", "of a block, in backward", choices=("none", "selective", "full"))
     dropout: float = flag(0.0, "probability of dropping a value in training", least=0, below=1)
-    dtype: str = flag("float32", "of weights and arithmetic", choices=("float32", "float64"))
+    dtype: str = flag("float32", "of weights; 16 bits: float32 masters", choices=DTYPES)
+    loss_scale: float = flag(LOSS_SCALE, "float16: of the loss at the start, a power of two")
     lr: float = flag(2e-3, "learning rate at its highest", above=0)
     warmup: int = flag(50, "steps in which the learning rate climbs", least=0)
     schedule: str = flag("cosine", "of the learning rate after warm-up", choices=("cosine", "constant"))
@@ -131,6 +134,7 @@ def check(config: TrainConfig, ranks: int) -> None:
     check_limits(config)
     check_width(config)
     check_style(config)
+    check_scale(config)
     check_resume(config)
     if config.device == "cpu" and config.ranks_per_gpu > 1:
         raise UsageError(f"--ranks-per-gpu {config.ranks_per_gpu} with --device cpu: leave one of them out")
@@ -149,6 +153,19 @@ def check_resume(config: TrainConfig) -> None:
         raise UsageError("--resume auto needs --out DIRECTORY: the run to go on with, or to start")
     if c.init and c.resume not in (NONE, AUTO):
         raise UsageError("--init takes weights alone, --resume PATH takes everything: leave one of them out")
+
+
+def check_scale(config: TrainConfig) -> None:
+    c = config
+    if c.dtype != "float16" and c.loss_scale != LOSS_SCALE:
+        raise UsageError(
+            f"--loss-scale is of --dtype float16, this is {c.dtype}: leave it out, or write --dtype float16"
+        )
+    if c.loss_scale < 2 or c.loss_scale != 2 ** round(log2(c.loss_scale)):
+        raise UsageError(
+            f"--loss-scale {c.loss_scale:g}: float16 trains with a scale, a power of two above 1: write "
+            "--loss-scale 65536, or --dtype bfloat16, which needs none"
+        )
 
 
 def check_style(config: TrainConfig) -> None:

@@ -31,6 +31,9 @@ class StepRecord:
     comm_s: float  # of step_s, spent in communication by this rank
     comm_bytes: int  # sent by this rank in this step
     val_loss: float | None = None  # nats a byte, where it was measured
+    loss_scale: float | None = (
+        None  # float16: for the next step; lower where this one overflowed and was skipped
+    )
 
 
 class Metrics:
@@ -107,8 +110,9 @@ def is_up_to(line: bytes, step: int) -> bool:
 def as_json(record: StepRecord) -> str:
     """One line of JSON; a number that is not finite is null, as JSON has none."""
     fields = asdict(record)
-    if record.val_loss is None:
-        del fields["val_loss"]
+    for name in ("val_loss", "loss_scale"):
+        if fields[name] is None:
+            del fields[name]
     return json.dumps({name: finite(value) for name, value in fields.items()}, allow_nan=False)
 
 

@@ -57,7 +57,8 @@ def gather(context: Context, x: Array, index: Array, *, dim: int) -> tuple[Array
     """y[i, j] = x[index[i, j], j] for dim 0, and so on."""
     check_index(context, "gather", index, x.shape[dim])
     lines = _lines(context, index, dim, x.shape[dim])
-    return lines.taken(x, index.shape), (lambda g: lines.put(g, x.shape), None)
+    before = x.shape
+    return lines.taken(x, index.shape), (lambda g: lines.put(g, before), None)
 
 
 def scatter_rule(source: Layout, index: Layout, *, dim: int, length: int) -> Layout:

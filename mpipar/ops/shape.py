@@ -20,7 +20,8 @@ def reshape_rule(x: Layout, *, shape: tuple[int, ...]) -> Layout:
 
 @op(reshape_rule)
 def reshape(context: Context, x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Vjps]:
-    return x.reshape(context.out_shape), (lambda g: g.reshape(x.shape),)
+    before = x.shape
+    return x.reshape(context.out_shape), (lambda g: g.reshape(before),)
 
 
 def permute_rule(x: Layout, *, order: tuple[int, ...]) -> Layout:
@@ -70,10 +71,10 @@ def slice_(context: Context, x: Array, *, key: Key) -> tuple[Array, Vjps]:
     parts = enumerate(part for part in key if part is not None)
     local = tuple(_local(part, shape[dim]) for dim, part in parts)
     y = context.xp.as_array(x[local])
-    sliced = y.shape
+    before, sliced = x.shape, y.shape  # and not x, which a vjp would keep
 
     def vjp(g: Array) -> Array:
-        out = context.xp.zeros(x.shape, g.dtype)
+        out = context.xp.zeros(before, g.dtype)
         out[local] = g.reshape(sliced)
         return out
 

@@ -16,6 +16,7 @@ from mpipar.optim.common import (
     updates,
     zeros_as_gradient,
 )
+from mpipar.optim.masters import Masters
 from mpipar.tensor import Tensor
 
 
@@ -27,18 +28,20 @@ class Moments:
         self.steps = 0
         self.m = {p.name: zeros_as_gradient(p) for p in self.parameters}  # with the layout of the gradient
         self.v = {p.name: zeros_as_gradient(p) for p in self.parameters}
+        self.masters = Masters(self.parameters)
         self._decay = {p.name: weight_decay if decays(p) else 0.0 for p in self.parameters}
 
     def step(self, lr: float, betas: tuple[float, float], eps: float, decoupled: bool) -> None:
         check_synced(self.parameters)
         self.steps += 1
-        for p, mine, grad in updates(self.parameters):
+        for p, mine, grad in updates(self.parameters, self.masters):
             m, v, decay = self.m[p.name], self.v[p.name], self._decay[p.name]
             p.mesh.xp.adam(mine, grad, m, v, self.steps, lr, *betas, eps, decay, decoupled)
         finish(self.parameters)
 
     def tensors(self) -> dict[str, Tensor]:
-        return as_tensors("m", self.parameters, self.m) | as_tensors("v", self.parameters, self.v)
+        masters = as_tensors("master", self.masters.parameters, self.masters.arrays)
+        return as_tensors("m", self.parameters, self.m) | as_tensors("v", self.parameters, self.v) | masters
 
 
 class Adam:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from mpipar.errors import GraphError
 from mpipar.layout import Layout
 from mpipar.tensor import Tensor
 
 
-def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float, *, scale: float = 1.0) -> Tensor:
     """Scales the gradients so that their norm, all together, is at most `max_norm` (0: leaves them); returns the norm.
+
+    Gradients of a loss that was multiplied by `scale` are divided by it as well, and the norm is that of the quotients.
 
     The norm is a Replicate float64 scalar; it was taken before the scaling. A rank counts a gradient if
     it is the first on all axes where that is Replicate. One allreduce of one number over the mesh. Pascanu et al. 2013.
@@ -28,9 +31,12 @@ def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
             )
         if grad is not None and layout.is_first(mesh.coords):
             total = total + xp.square_sum(grad)
-    norm = xp.sqrt(mesh.world.allreduce(xp.as_array(total)))
-    if max_norm:
-        factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    norm = xp.sqrt(mesh.world.allreduce(xp.as_array(total))) / scale
+    if max_norm or scale != 1:
+        factor = xp.full((), 1 / scale, "float64")
+        if max_norm:
+            factor = factor * xp.minimum(max_norm / (norm + 1e-6), 1.0)
+        factor = xp.where(norm < inf, factor, 1.0)  # nothing is left to clip; 0·inf would be one more NaN
         for _, grad in found:
             if grad is not None:
                 xp.scale_into(grad, factor)

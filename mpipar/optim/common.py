@@ -10,6 +10,7 @@ from mpipar.comm import Handle
 from mpipar.errors import GraphError, UsageError
 from mpipar.nn.gradients import Bucket, buckets
 from mpipar.nn.pieces import is_cut, piece, target
+from mpipar.optim.masters import Masters
 from mpipar.tensor import Tensor, changes
 
 Decays: TypeAlias = Callable[[Tensor], bool]
@@ -43,10 +44,11 @@ def check_synced(parameters: Sequence[Tensor]) -> None:
             )
 
 
-def updates(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Array, Array]]:
+def updates(parameters: Sequence[Tensor], masters: Masters) -> Iterator[tuple[Tensor, Array, Array]]:
     """Each parameter that has a gradient, the piece of it that this rank updates in place, and the piece's gradient.
 
-    The piece is in C order and has the layout `target(parameter)`, as the gradient and the optimizer's state.
+    The piece is in C order and has the layout `target(parameter)`, as the gradient and the optimizer's state. Of a
+    16-bit weight it is its float32 master.
     """
     for parameter in parameters:
         grad, xp = parameter.leaf.value, parameter.mesh.xp
@@ -54,10 +56,11 @@ def updates(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Array, Array
             continue
         changes.note(xp, parameter.local)  # the caller is about to
         mine = piece(parameter)
-        flat = xp.contiguous(mine)
+        master = masters.of(parameter)
+        flat = xp.contiguous(mine) if master is None else master
         yield parameter, flat, grad
         if flat is not mine:
-            xp.copy_into(mine, flat)
+            xp.copy_into(mine, xp.cast(flat, mine.dtype))
 
 
 def finish(parameters: Sequence[Tensor]) -> None:

@@ -17,6 +17,7 @@ from mpipar.optim.common import (
     updates,
     zeros_as_gradient,
 )
+from mpipar.optim.masters import Masters
 from mpipar.tensor import Tensor
 
 
@@ -34,6 +35,7 @@ class SGD:
             raise UsageError("SGD(nesterov=True) needs a momentum above 0")
         self.parameters = checked(parameters)
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
+        self.masters = Masters(self.parameters)
         self._decay = {p.name: weight_decay if decays(p) else 0.0 for p in self.parameters}
         moving = self.parameters if momentum else []
         self.velocity = {p.name: zeros_as_gradient(p) for p in moving}  # with the layout of the gradient
@@ -41,17 +43,18 @@ class SGD:
     def step(self) -> None:
         """Updates the weights in place and clears the gradients."""
         check_synced(self.parameters)
-        for p, mine, grad in updates(self.parameters):
+        for p, mine, grad in updates(self.parameters, self.masters):
             velocity, decay = self.velocity.get(p.name), self._decay[p.name]
             p.mesh.xp.sgd(mine, grad, velocity, self.lr, self.momentum, self.nesterov, decay)
         finish(self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The velocities by name, the arrays themselves; and the hyper-parameters, to be read."""
+        """Velocities and master weights by name, the arrays themselves; and the hyper-parameters, to be read."""
         moving = [p for p in self.parameters if p.name in self.velocity]
+        masters = as_tensors("master", self.masters.parameters, self.masters.arrays)
         return {
             "kind": "SGD", "lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov,
-            "weight_decay": self.weight_decay, **as_tensors("velocity", moving, self.velocity),
+            "weight_decay": self.weight_decay, **as_tensors("velocity", moving, self.velocity), **masters,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
