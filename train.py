@@ -34,7 +34,14 @@ from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readabl
 from mpipar.models import GPT, GPTConfig, sample
 from mpipar.nn import weight_rows
 from mpipar.optim import SGD, Adam, AdamW, LossScale, clip_grad_norm, constant, cosine, skip_step
-from mpipar.parallel import sharded, stop_unless_finite, sync_gradients, sync_in_backward
+from mpipar.parallel import (
+    check_loss,
+    check_weights,
+    sharded,
+    stop_unless_finite,
+    sync_gradients,
+    sync_in_backward,
+)
 from mpipar.profile import Trace, check_trace
 from mpipar.random import Noise
 
@@ -146,6 +153,9 @@ def train(
             optimizer.step()
         else:
             skip_step(model.parameters())  # float16 overflowed, and the scale is lower now
+        if config.check_every and (step + 1) % config.check_every == 0:
+            check_loss(step + 1, loss, batches.mesh)
+            check_weights(step + 1, model.parameters(), batches.mesh)
         seconds = perf_counter() - begin
         comm_s, comm_bytes = ledger.seconds - comm_before, ledger.bytes - bytes_before
         done, tokens = step + 1, batches.tokens

@@ -11,6 +11,10 @@ class DivergedError(UsageError):
     """A loss or a gradient norm that is not finite: the run stops, naming step and rank."""
 
 
+class SanityError(UsageError):
+    """Ranks that should hold the same and do not: the message names the step, the ranks and the weight."""
+
+
 class CheckpointError(UsageError):
     """A checkpoint that cannot be written, or that is refused: the message names the file and the reason."""
 

@@ -68,6 +68,7 @@ class TrainConfig:
     val_batches: int = flag(8, "batches a validation, fewer where the data is short", least=1)
     log_every: int = flag(10, "steps between lines", least=1)
     sample: int = flag(300, "tokens of text from the model at the end; 0: none", least=0)
+    check_every: int = flag(0, "steps between checks that ranks agree; 0: never", least=0)
     save_every: int = flag(0, "steps between checkpoints; 0: only when a signal ends the run", least=0)
     keep: int = flag(3, "checkpoints that stay, the newest good ones", least=1)
     save_async: bool = flag(False, "write checkpoints behind the training: one copy of the state in memory")
