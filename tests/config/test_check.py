@@ -34,6 +34,8 @@ from mpipar.errors import UsageError
         ("--mesh tp=3 --style llama --heads 4 --kv-heads 2", 3),
         ("--style gpt2 --kv-heads 0 --rope-base 10000 --width 6", 1),  # heads of one feature
         (f"--seed {2**63 - 1} --dropout 0.999", 1),
+        ("--dtype float16 --loss-scale 2 --recompute full --check-every 5", 1),
+        ("--dtype bfloat16 --recompute selective", 4),
     ],
 )
 def test_what_can_run_passes(line: str, ranks: int) -> None:
@@ -60,6 +62,12 @@ def test_what_can_run_passes(line: str, ranks: int) -> None:
             "--mesh tp=1 needs 1 rank, the job has 2: write --mesh dp=2 or tp=2, or start mpirun",
         ),
         ("--mesh dp=2 --heads 1 --batch 2", 7, "--mesh dp=2 needs 2 ranks, the job has 7: start mpirun -n 2"),
+        ("--dtype float16 --loss-scale 0", 1, "--loss-scale 0: float16 trains with a scale, a power of two above 1"),
+        ("--dtype float16 --loss-scale 1", 1, "write --loss-scale 65536, or --dtype bfloat16, which needs none"),
+        ("--dtype float16 --loss-scale 1000", 1, "--loss-scale 1000: float16 trains with a scale"),
+        ("--loss-scale 1024", 1, "--loss-scale is of --dtype float16, this is float32: leave it out, or write"),
+        ("--recompute half", 1, "--recompute half is unknown"),
+        ("--check-every -1", 1, "--check-every -1: must be a whole number, at least 0"),
         ("--device cpu --ranks-per-gpu 2", 2, "--ranks-per-gpu 2 with --device cpu: leave one of them out"),
         ("--device tpu", 1, "--device tpu is unknown: did you mean gpu? Known: auto, cpu, gpu"),
         ("--ranks-per-gpu 0", 1, "--ranks-per-gpu"),
