@@ -110,6 +110,7 @@ def take_texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+NARROW = 18  # characters of choices that stand beside a flag in the help; more stand with its meaning
 PATHS = "one or more paths, none of them empty"
 KINDS: dict[object, Kind] = {
     bool: Kind("", "a switch", 0, bool, exactly(bool), True),
@@ -284,9 +285,12 @@ def label(name: str, option: Option) -> str:
     """``--steps N``; ``INPUT ...`` for what stands alone."""
     if option.flag.alone:
         return f"{option.field.upper()} ..."
-    return f"{name} {'|'.join(option.flag.choices) or option.kind.word}"
+    choices = "|".join(option.flag.choices)
+    return f"{name} {choices if 0 < len(choices) <= NARROW else option.kind.word}"
 
 
 def described(option: Option) -> str:
     bare = option.default is False or option.default in ("", ())
-    return option.flag.meaning + ("" if bare else f" (default {option.default})")
+    choices = "|".join(option.flag.choices)
+    listed = f": {choices}" if len(choices) > NARROW else ""
+    return option.flag.meaning + listed + ("" if bare else f" (default {option.default})")

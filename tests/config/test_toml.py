@@ -120,7 +120,7 @@ def test_rank_0_reads_for_all(written: Path) -> None:
         ("steps = -1", ", line 1: steps = -1: must be a whole number, at least 0"),
         ("\nlr = nan", ", line 2: lr = NaN: must be a finite number, above 0"),
         ("dropout = 1.0", ", line 1: dropout = 1.0: must be a finite number, at least 0, below 1"),
-        ("dtype = 'float16'", ', line 1: dtype = "float16" is unknown: did you mean float64? Known: '),
+        ("dtype = 'float8'", ', line 1: dtype = "float8" is unknown: did you mean float64? Known: '),
         ("mesh = 'td=2'", ", line 1: mesh = \"td=2\": --mesh td=2: unknown axis 'td': did you mean tp?"),
         ("steps = ", " is no TOML: Invalid value (at line 1, column 9)"),
         ("steps = 1\nsteps = 2", " is no TOML: Cannot overwrite a value (at line 2, column 10)"),

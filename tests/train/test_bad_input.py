@@ -95,8 +95,8 @@ BAD = {
     "micro-batch below 0": ("--micro-batch -1", "--micro-batch -1: must be"),
     "dropout of everything": ("--dropout 1", "--dropout 1.0: must be a finite number, at least 0, below 1"),
     "unknown dtype": (
-        "--dtype float16",
-        "--dtype float16 is unknown: did you mean float64? Known: float32, float64",
+        "--dtype float8",
+        "--dtype float8 is unknown: did you mean float64? Known: float32, float64",
     ),
     "unknown optimizer": ("--optimizer adamm", "--optimizer adamm is unknown: did you mean adam?"),
     "too many ranks in the mesh": (
