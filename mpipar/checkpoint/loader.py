@@ -44,7 +44,7 @@ def load(
     of the model, and for another dtype, unless ``cast=True``.
     """
     state = state_of(model, optimizer)
-    comm = comm or next(iter(state.tensors.values())).mesh.world
+    comm = comm or next(iter(state.tensors.values())).mesh.whole.world
     found = newest(Path(path).expanduser(), comm, strict)
     if found is None:
         return None

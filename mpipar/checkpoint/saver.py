@@ -101,7 +101,7 @@ class Saver:
             raise UsageError(f"a checkpoint of step {step!r}: write how many steps are done, a whole number")
         self.wait()
         tensors, plain = state_of(model, optimizer)
-        mesh = next(iter(tensors.values())).mesh
+        mesh = next(iter(tensors.values())).mesh.whole
         shape = {axis: size for axis, size in mesh.shape.items() if size > 1}
         notes = Notes(step, shape, config, data, seed, plain, versions())
         self._flight = self._begin(notes, tensors, self._comm or mesh.world)

@@ -19,7 +19,7 @@ def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float, *, scale: floa
     it is the first on all axes where that is Replicate. One allreduce of one number over the mesh. Pascanu et al. 2013.
     Raises GraphError on a gradient that is still Partial.
     """
-    mesh = parameters[0].mesh
+    mesh = parameters[0].mesh.whole  # in a pipeline weights are on parts of it
     found = [(p, p.leaf.value) for p in parameters]
     xp = mesh.xp
     total = xp.zeros((), "float64")
@@ -29,7 +29,7 @@ def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float, *, scale: floa
             raise GraphError(
                 f"clip_grad_norm: the gradient of {p.name!r} is {layout}: call sync_gradients(model) first"
             )
-        if grad is not None and layout.is_first(mesh.coords):
+        if grad is not None and layout.is_first(p.mesh.coords):
             total = total + xp.square_sum(grad)
     norm = xp.sqrt(mesh.world.allreduce(xp.as_array(total))) / scale
     if max_norm or scale != 1:

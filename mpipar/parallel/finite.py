@@ -16,7 +16,7 @@ def stop_unless_finite(step: int, loss: float, norm: float, parameters: Sequence
     """
     if isfinite(loss) and isfinite(norm):
         return
-    mesh = parameters[0].mesh
+    mesh = parameters[0].mesh.whole
     found = mesh.world.allgather_object([p.name for p in parameters if not _is_finite(p)])
     where = [f"rank {rank} (first in {names[0]!r})" for rank, names in enumerate(found) if names]
     raise DivergedError(
