@@ -28,6 +28,7 @@ from mpipar.tensor import (
     ones,
     parameter,
     randn,
+    receive,
     repeat_interleave,
     rms_norm,
     rotary,
@@ -47,6 +48,6 @@ __all__ = [
     "CheckpointError", "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate",
     "Shard", "Tensor", "UsageError", "arange", "attention", "checkpoint", "concatenate", "dropout", "einsum",
     "embedding", "from_dlpack", "from_local", "full", "layer_norm", "maximum", "minimum", "no_grad", "normal",
-    "ones", "parameter", "randn", "repeat_interleave", "rms_norm", "rotary", "self_attention", "stack", "swiglu",
-    "tensor", "to_dlpack", "uniform", "where", "zeros",
+    "ones", "parameter", "randn", "receive", "repeat_interleave", "rms_norm", "rotary", "self_attention", "stack",
+    "swiglu", "tensor", "to_dlpack", "uniform", "where", "zeros",
 ]  # fmt: skip

@@ -33,12 +33,13 @@ from mpipar.tensor.functions import (
     swiglu,
     where,
 )
+from mpipar.tensor.places import receive
 from mpipar.tensor.tape import no_grad
 from mpipar.tensor.tensor import Tensor
 
 __all__ = [
     "Tensor", "arange", "attention", "concatenate", "dropout", "einsum", "embedding", "from_dlpack", "from_local",
     "full", "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn",
-    "repeat_interleave", "rms_norm", "rotary", "self_attention", "stack", "swiglu", "tensor", "to_dlpack",
-    "uniform", "where", "zeros",
+    "receive", "repeat_interleave", "rms_norm", "rotary", "self_attention", "stack", "swiglu", "tensor",
+    "to_dlpack", "uniform", "where", "zeros",
 ]  # fmt: skip

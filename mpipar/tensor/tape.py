@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Protocol
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from mpipar.backend import Array, Backend
 from mpipar.errors import GraphError
@@ -184,13 +184,23 @@ def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
     if isinstance(root, Leaf):
         root.deposit(seed)
         return
-    pending = {root.number: (root, seed, False)}  # False: not a sum made here, so not ours to change
-    order = [-root.number]
+    sweep({root.number: (root, seed, False)}, xp, keep)
+
+
+Pending: TypeAlias = dict[
+    int, tuple[Node, Array, bool]
+]  # nodes by number with their gradient; True: a sum made here
+
+
+def sweep(pending: Pending, xp: Backend, keep: bool) -> None:
+    """Runs the tape from these nodes down."""
+    order = [-number for number in pending]
+    heapify(order)
     while order:
         node, g, _ = pending.pop(-heappop(order))
         if node.number < changes.latest:
             changes.check(node, xp)
-        for operand, gradient in zip(node.operands, _gradients(node, g), strict=True):
+        for operand, gradient in zip(node.operands, gradients_of(node, g), strict=True):
             if operand is None or gradient is None:
                 continue
             if gradient.shape != operand.shape:
@@ -201,20 +211,25 @@ def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
             if isinstance(operand, Leaf):
                 operand.deposit(gradient)
                 continue
-            number = operand.number
-            found = pending.get(number)
-            if found is None:
-                heappush(order, -number)
-                pending[number] = (operand, gradient, False)
-            elif found[2]:
-                xp.add_into(found[1], gradient)
-            else:
-                pending[number] = (operand, xp.as_array(found[1] + gradient), True)
+            if operand.number not in pending:
+                heappush(order, -operand.number)
+            arrived(pending, operand, gradient, xp)
         if not keep:
             node.vjps, node.operands = None, ()
 
 
-def _gradients(node: Node, g: Array) -> Sequence[Array | None]:
+def arrived(pending: Pending, node: Node, gradient: Array, xp: Backend) -> None:
+    """Adds a gradient to what has arrived at a node; only a sum that was made here is changed in place."""
+    found = pending.get(node.number)
+    if found is None:
+        pending[node.number] = (node, gradient, False)
+    elif found[2]:
+        xp.add_into(found[1], gradient)
+    else:
+        pending[node.number] = (node, xp.as_array(found[1] + gradient), True)
+
+
+def gradients_of(node: Node, g: Array) -> Sequence[Array | None]:
     """The gradients of a node's operands, None where none is wanted."""
     vjps = node.vjps
     if vjps is None:

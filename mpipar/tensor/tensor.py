@@ -9,9 +9,10 @@ from mpipar.backend import Array
 from mpipar.errors import GraphError, PlacementError
 from mpipar.layout import Layout, Partial, Placement, Replicate, Shard
 from mpipar.ops.base import normalized
-from mpipar.tensor import indexing, inplace, moves, operators, protocols, reductions, shapes, tape
+from mpipar.tensor import indexing, inplace, moves, operators, places, protocols, reductions, shapes, tape
 from mpipar.tensor.apply import apply
 from mpipar.tensor.operators import number
+from mpipar.tensor.split import Deferred, backward_input
 
 if TYPE_CHECKING:
     from mpipar.mesh import Mesh
@@ -112,15 +113,26 @@ class Tensor:
 
         `gradient` seeds a tensor of any shape and must have the dual layout. The graph is freed unless `keep`.
         """
+        node, seed = self.root(gradient)
+        tape.backward(node, seed, self.mesh.xp, keep)
+
+    def backward_input(self, *inputs: Tensor, gradient: Tensor | None = None) -> Deferred:
+        """`backward` as far as the gradients of these leaves need it; ``.run()`` of what comes back does the rest.
+
+        Until then what the gradients of weights need is kept.
+        """
+        node, seed = self.root(gradient)
+        return backward_input(node, seed, self.mesh.xp, [x.leaf for x in inputs])
+
+    def root(self, gradient: Tensor | None = None) -> tuple[tape.Node | tape.Leaf, Array]:
+        """Where backward starts, and with what."""
         if self.node is None:
             raise GraphError("backward: nothing here requires a gradient")
         if gradient is None:
-            seed = self._seed()
-        elif gradient.layout != self.layout.dual:
+            return self.node, self._seed()
+        if gradient.layout != self.layout.dual:
             raise PlacementError(f"backward: the gradient is {gradient.layout}, {self.layout.dual} is wanted")
-        else:
-            seed = gradient.local
-        tape.backward(self.node, seed, self.mesh.xp, keep)
+        return self.node, gradient.local
 
     def _seed(self) -> Array:
         """1 where this is Partial; on the Replicate axes, 1 on the first rank: the dual of the loss."""
@@ -170,6 +182,8 @@ class Tensor:
                     f"{source.__name__} is wanted. Write  x.redistribute({axis}={to})  to move it from whatever it is"
                 )
         return moves.moved(self, axes, to)
+
+    at, send_to = places.at, places.send_to
 
     # ---- arithmetic -------------------------------------------------------------------------------------
 
