@@ -16,6 +16,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from mpipar.errors import UsageError
+from mpipar.layout import Cut, Layout, Shard
 from mpipar.mesh import Mesh
 from mpipar.nn import (
     ColumnParallelLinear,
@@ -30,7 +31,6 @@ from mpipar.nn import (
     RMSNorm,
     VocabParallelEmbedding,
     checkpoint,
-    vocab_parallel_linear_cross_entropy,
 )
 from mpipar.random import Noise
 from mpipar.tensor import Tensor
@@ -142,50 +142,92 @@ class Block(Module):
 
 
 class GPT(Module):
-    """Tokens (B, T) → logits (B, T, V), the vocabulary sharded over tp."""
+    """Tokens (B, T) → logits (B, T, V), the vocabulary sharded over tp.
 
-    def __init__(self, config: GPTConfig, mesh: Mesh) -> None:
+    Or a stage of that, which has some of the `blocks`, on the part of the mesh where they are: the first begins with
+    the embedding, the last ends with norm and head, between them x (B, T, C) goes from one to the next. Where the head
+    is tied the last one takes the `embedding` of the first.
+    """
+
+    embedding: VocabParallelEmbedding | None = None
+    positions: LearnedPositions | None = None
+    norm: LayerNorm | RMSNorm | None = None
+    head: ColumnParallelLinear | None = None
+
+    def __init__(
+        self, config: GPTConfig, mesh: Mesh, blocks: range | None = None,
+        embedding: VocabParallelEmbedding | None = None,
+    ) -> None:  # fmt: skip
         c, style = config, STYLES[config.style]
-        self.config = config
+        blocks = range(c.layers) if blocks is None else blocks
         weights: dict[str, Any] = {"std": c.std, "seed": c.seed, "dtype": c.dtype}
-        self.embedding = VocabParallelEmbedding(
-            "embedding", c.vocabulary, c.width, mesh, scatter=1 if c.sequence_parallel else None, **weights
-        )
-        self.positions = (
-            LearnedPositions(
-                "positions", c.context, c.width, mesh, axis="tp" if c.sequence_parallel else None, **weights
-            )
-            if style.learned_positions
-            else None
-        )
+        self.config, self.mesh = config, mesh
+        self.is_first, self.is_last = blocks.start == 0, blocks.stop == c.layers
+        if embedding is not None or self.is_first:
+            self.embedding = embedding or token_embedding(c, mesh)
+        if self.is_first and style.learned_positions:
+            cut = "tp" if c.sequence_parallel else None
+            self.positions = LearnedPositions("positions", c.context, c.width, mesh, axis=cut, **weights)
         self.dropout = Dropout("dropout", c.dropout)
-        self.blocks = [Block(f"blocks.{i}", c, mesh) for i in range(c.layers)]
-        self.norm = style.norm("norm", c.width, mesh, dtype=c.dtype)
-        self.head = (
-            None
-            if style.tied_head
-            else ColumnParallelLinear("head", c.width, c.vocabulary, mesh, bias=False, **weights)
-        )
+        self.blocks = [Block(f"blocks.{i}", c, mesh) for i in blocks]
+        if self.is_last:
+            self.norm = style.norm("norm", c.width, mesh, dtype=c.dtype)
+            if not style.tied_head:
+                self.head = ColumnParallelLinear("head", c.width, c.vocabulary, mesh, bias=False, **weights)
 
-    def __call__(self, tokens: Tensor, noise: Noise | None = None) -> Tensor:
-        x = self.features(tokens, noise)
-        return self.embedding.logits(x) if self.head is None else self.head(x)  # (B, T, V)
+    def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        x = self.through_blocks(x, noise)
+        return self.logits(x) if self.is_last else x  # (B, T, V)
 
-    def features(self, tokens: Tensor, noise: Noise | None = None) -> Tensor:
-        """What the head multiplies: (B, T) → (B, T, C), whole over tp."""
-        x = self.embedding(tokens)  # (B, T, C)
-        if self.positions is not None:
-            x = self.positions(x)
-        x = self.dropout(x, noise)
+    @property
+    def context(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.config.context
+
+    def through_blocks(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """Tokens (B, T), or in a later stage x (B, T, C) → (B, T, C)."""
+        if self.is_first:
+            x = self.embedded(x, noise)
         for block in self.blocks:
             x = block(x, noise)
-        x = self.norm(x)
-        if self.config.sequence_parallel:
-            x = x.allgather("tp")
         return x
 
-    def loss(self, tokens: Tensor, targets: Tensor, noise: Noise | None = None) -> Tensor:
+    def embedded(self, tokens: Tensor, noise: Noise | None) -> Tensor:
+        assert self.embedding is not None, "the first stage has it"
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = self.positions(x)
+        return self.dropout(x, noise)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head multiplies: (B, T, C), whole over tp."""
+        assert self.norm is not None, "the last stage has it"
+        x = self.norm(x)
+        return x.allgather("tp") if self.config.sequence_parallel else x
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        return self.head(x) if self.head is not None else self.tied_head.logits(x)
+
+    @property
+    def tied_head(self) -> VocabParallelEmbedding:
+        assert self.embedding is not None, "a tied head is on the first and the last stage"
+        return self.embedding
+
+    def loss(self, x: Tensor, targets: Tensor, noise: Noise | None = None) -> Tensor:
         """The sum over all tokens of -log p(target), in nats: Partial over the axes that cut batch or vocabulary."""
-        x, tied = self.features(tokens, noise), self.head is None
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        return vocab_parallel_linear_cross_entropy(x, weight, targets, transposed=tied)
+        x = self.features(self.through_blocks(x, noise))
+        return (self.head or self.tied_head).cross_entropy(x, targets)
+
+    def between(self, tokens: Tensor) -> tuple[Layout, str]:
+        """Layout and dtype of x between two stages, where the first one has these tokens."""
+        layout = Layout(tokens.layout.grid, (*tokens.layout.cuts, Cut((), (0, self.config.width))))
+        return layout.placed("tp", Shard(1)) if self.config.sequence_parallel else layout, self.config.dtype
+
+
+def token_embedding(config: GPTConfig, mesh: Mesh) -> VocabParallelEmbedding:
+    c = config
+    return VocabParallelEmbedding(
+        "embedding", c.vocabulary, c.width, mesh, scatter=1 if c.sequence_parallel else None, std=c.std, seed=c.seed,
+        dtype=c.dtype,
+    )  # fmt: skip

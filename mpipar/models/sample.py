@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from math import exp
+from typing import Protocol
 
-from mpipar.models.gpt import GPT
+from mpipar.mesh import Mesh
 from mpipar.random import key
-from mpipar.tensor import no_grad, tensor
+from mpipar.tensor import Tensor, no_grad, tensor
 
 
-def sample(model: GPT, prompt: bytes, length: int, *, temperature: float = 0.8, seed: int = 0) -> bytes:
+class LanguageModel(Protocol):
+    """A GPT, or a pipeline of its stages: tokens (B, T) on `mesh` → logits (B, T, V) on the same ranks."""
+
+    mesh: Mesh
+    training: bool
+
+    @property
+    def context(self) -> int: ...
+    def train(self, mode: bool = True) -> object: ...
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+def sample(
+    model: LanguageModel, prompt: bytes, length: int, *, temperature: float = 0.8, seed: int = 0
+) -> bytes:
     """`prompt` continued by `length` bytes, the same on every mesh. Collective: call it on all ranks.
 
     Each byte is drawn from softmax(logits / temperature); 0 takes the likeliest.
     """
-    mesh, context = model.parameters()[0].mesh, model.config.context
+    mesh, context = model.mesh, model.context
     training = model.training
     text = list(prompt or b"\n")
-    model.eval()
+    model.train(False)
     with no_grad():
         for place in range(length):
             tokens = tensor([text[-context:]], mesh, dtype="int64")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mpipar.backend import DType
 from mpipar.layout import Shard
 from mpipar.mesh import Mesh
+from mpipar.nn.head import vocab_parallel_linear_cross_entropy
 from mpipar.nn.module import Module
 from mpipar.nn.recompute import Function, product
 from mpipar.tensor import Tensor, parameter, zeros
@@ -31,6 +32,7 @@ class ColumnParallelLinear(Module):
         self, name: str, inputs: int, outputs: int, mesh: Mesh, *, axis: str = "tp", bias: bool = True,
         std: float | None = None, seed: int = 0, dtype: DType = "float32",
     ) -> None:  # fmt: skip
+        self.axis = axis
         self.weight = parameter(
             f"{name}.weight", (inputs, outputs), mesh, std=std, seed=seed, dtype=dtype, **{axis: Shard(1)}
         )
@@ -42,6 +44,11 @@ class ColumnParallelLinear(Module):
             return x.contract(self.weight, bias=self.bias)
         y = product(x, self.weight, before)
         return y if self.bias is None else y + self.bias
+
+    def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
+        """As a head: the sum of -log softmax(x·W)[target] over all rows (head.py): (…, inputs), (…) → ()."""
+        assert self.bias is None, "a head has no bias"
+        return vocab_parallel_linear_cross_entropy(x, self.weight, targets, axis=self.axis)
 
 
 class RowParallelLinear(Module):

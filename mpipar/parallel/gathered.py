@@ -156,5 +156,12 @@ class Gathered(Module):
 
     def logits(self, *args: Any) -> Any:
         """Of an embedding: the head that is tied to it, which is called at another place in the model."""
+        return self._at_head(self.module.logits, args)
+
+    def cross_entropy(self, *args: Any) -> Any:
+        """Of a head, tied or not, with its loss."""
+        return self._at_head(self.module.cross_entropy, args)
+
+    def _at_head(self, call: Any, args: tuple[Any, ...]) -> Any:
         self._head = self._head or Unit(self._weights, self._pool)
-        return self._head(self.module.logits, args)
+        return self._head(call, args)
