@@ -31,7 +31,7 @@ FIXED = (
 )  # fmt: skip
 SHAPE = ("style", "layers", "heads", "kv_heads", "width")  # of these, those that weights alone depend on
 # These a user may change between two parts of a run; the numbers become others, so it is told.
-TOLD = ("dropout", "steps", "lr", "warmup", "schedule", "clip", "weight_decay", "val_batches")
+TOLD = ("dropout", "steps", "lr", "warmup", "lr_schedule", "clip", "weight_decay", "val_batches")
 
 
 # ---- before anything is made ----------------------------------------------------------------------------

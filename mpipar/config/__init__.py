@@ -5,7 +5,17 @@ from __future__ import annotations
 from mpipar.config.axes import AXES, parse_axes
 from mpipar.config.flags import spelling
 from mpipar.config.toml import as_toml
-from mpipar.config.train import AUTO, NONE, TrainConfig, check, known_flags, mesh_axes, parse, settings
+from mpipar.config.train import (
+    AUTO,
+    NONE,
+    TrainConfig,
+    check,
+    known_flags,
+    mesh_axes,
+    micro_batches,
+    parse,
+    settings,
+)
 
 __all__ = [
     "AUTO",
@@ -16,6 +26,7 @@ __all__ = [
     "check",
     "known_flags",
     "mesh_axes",
+    "micro_batches",
     "parse",
     "parse_axes",
     "settings",

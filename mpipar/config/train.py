@@ -9,12 +9,14 @@ from math import log2, prod
 from typing import Any
 
 from mpipar.config.axes import parse_axes
-from mpipar.config.flags import Option, check_limits, flag, options, usage, values, wants_help
+from mpipar.config.flags import Option, check_limits, did_you_mean, flag, options, usage, values, wants_help
 from mpipar.config.function import call, names_function
 from mpipar.config.toml import read_toml
 from mpipar.errors import UsageError
 
-USED_AXES = ("replica", "dp", "tp")
+USED_AXES = ("replica", "dp", "pp", "tp")
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble")  # of a pipeline, by name
+CHUNKS = {"interleaved": 2}  # stages that a rank of pp has, where it is not one
 SHOWN_MESHES = 6
 ROPE_BASE = 10_000.0
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -27,6 +29,7 @@ class TrainConfig:
     """The settings of train.py: each field is a flag, `--micro-batch` for `micro_batch`, and a key of a TOML file."""
 
     mesh: str = flag("", "axes and their sizes, as dp=2,tp=2 (default: all ranks as dp)", parse=parse_axes)
+    schedule: str = flag("1f1b", "of pp: gpipe, 1f1b, interleaved, zero_bubble or FILE.toml")
     sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
     zero: int = flag(
         0, "ZeRO over dp: 1 cuts optimizer state, 2 gradients too, 3 weights too", least=0, below=4
@@ -58,7 +61,7 @@ class TrainConfig:
     loss_scale: float = flag(LOSS_SCALE, "float16: of the loss at the start, a power of two")
     lr: float = flag(2e-3, "learning rate at its highest", above=0)
     warmup: int = flag(50, "steps in which the learning rate climbs", least=0)
-    schedule: str = flag("cosine", "of the learning rate after warm-up", choices=("cosine", "constant"))
+    lr_schedule: str = flag("cosine", "of the learning rate after warm-up", choices=("cosine", "constant"))
     clip: float = flag(1.0, "longest gradient, as a norm; 0: any", least=0)
     weight_decay: float = flag(0.1, "not of norms and biases", least=0)
     optimizer: str = flag("adamw", "what turns gradients into steps", choices=("adamw", "adam", "sgd"))
@@ -73,7 +76,7 @@ class TrainConfig:
     keep: int = flag(3, "checkpoints that stay, the newest good ones", least=1)
     save_async: bool = flag(False, "write checkpoints behind the training: one copy of the state in memory")
     save_error: str = flag("stop", "what a failed save does to the run", choices=("stop", "continue"))
-    resume: str = flag("none", "none, a checkpoint's PATH, or auto: go on with --out, or start it")
+    resume: str = flag("none", "none, a checkpoint's PATH, or auto: go on with --out")
     init: str = flag("", "begin with the weights of the checkpoint PATH, and with nothing else of it")
     trace: str = flag("", "a file for a Chrome trace of the first steps: what each rank did when")
     trace_steps: int = flag(5, "steps in the trace", least=1)
@@ -144,6 +147,7 @@ def check(config: TrainConfig, ranks: int) -> None:
     check_product(config, axes, ranks)
     check_zero(config, axes)
     check_pieces(config, axes)
+    check_pipeline(config, axes)
 
 
 def check_resume(config: TrainConfig) -> None:
@@ -205,7 +209,7 @@ def nearest_multiple(number: int, of: int) -> int:
 def check_used(config: TrainConfig, axes: dict[str, int]) -> None:
     for name, size in axes.items():
         if size > 1 and name not in USED_AXES:
-            raise UsageError(f"--mesh {config.mesh}: train.py cuts over dp and tp only; leave {name} out")
+            raise UsageError(f"--mesh {config.mesh}: train.py cuts over dp, pp and tp only; leave {name} out")
 
 
 def check_zero(config: TrainConfig, axes: dict[str, int]) -> None:
@@ -233,11 +237,14 @@ def check_product(config: TrainConfig, axes: dict[str, int], ranks: int) -> None
 
 
 def fitting_meshes(config: TrainConfig, ranks: int) -> Iterator[str]:
-    """The meshes of dp and tp that have so many ranks and suit the heads and the batch."""
+    """The meshes of dp and tp, with the pp that was asked for, that suit the number of ranks, heads and batch."""
+    pp = parse_axes(config.mesh).get("pp", 1)
     for tp in range(1, min(ranks, config.heads) + 1):
-        dp = ranks // tp
-        if ranks % tp == 0 and dp <= config.batch:
-            yield ",".join(f"{name}={n}" for name, n in (("dp", dp), ("tp", tp)) if n > 1) or "dp=1"
+        dp = ranks // pp // tp
+        if ranks == dp * pp * tp and dp <= config.batch:
+            yield (
+                ",".join(f"{name}={n}" for name, n in (("dp", dp), ("pp", pp), ("tp", tp)) if n > 1) or "dp=1"
+            )
 
 
 def check_pieces(config: TrainConfig, axes: dict[str, int]) -> None:
@@ -255,8 +262,48 @@ def check_pieces(config: TrainConfig, axes: dict[str, int]) -> None:
         )
 
 
-def counted(ranks: int) -> str:
-    return "1 rank" if ranks == 1 else f"{ranks} ranks"
+def micro_batches(config: TrainConfig, axes: dict[str, int]) -> int:
+    """Forward passes a step on each dp rank."""
+    return -(-config.batch // (config.micro_batch * axes.get("dp", 1) or config.batch))
+
+
+def check_pipeline(config: TrainConfig, axes: dict[str, int]) -> None:
+    """Each stage needs a layer, and the pipeline as many micro-batches as it has ranks."""
+    c, pp = config, axes.get("pp", 1)
+    named, chunks = c.schedule in SCHEDULES, CHUNKS.get(c.schedule, 1)
+    if c.schedule in ("cosine", "constant"):
+        raise UsageError(f"--schedule is that of the pipeline: write --lr-schedule {c.schedule}")
+    if not named and not c.schedule.endswith(".toml"):
+        raise UsageError(
+            f"--schedule {c.schedule} is unknown{did_you_mean(c.schedule, SCHEDULES) or '.'} "
+            f"Known: {', '.join(SCHEDULES)}, or a file FILE.toml"
+        )
+    if pp == 1:
+        if c.schedule != "1f1b":
+            raise UsageError(f"--schedule {c.schedule} needs a pipeline: write --mesh pp=2, or leave it out")
+        return
+    if pp * chunks > c.layers:
+        fewer = f"--mesh pp={c.layers // chunks} or less" if c.layers >= 2 * chunks else "a mesh without pp"
+        raise UsageError(
+            f"--layers {c.layers} are fewer than the {pp * chunks} stages of --schedule {c.schedule} over pp={pp}: "
+            f"write --layers {pp * chunks} or more, or {fewer}"
+        )
+    count = micro_batches(c, axes)
+    if count < pp:
+        bubble, rows = round(100 * (pp - 1) / (count + pp - 1)), c.batch // (pp * axes.get("dp", 1))
+        write = (
+            f"write --micro-batch {rows} or less"
+            if rows
+            else f"write --batch {pp * axes.get('dp', 1)} or more"
+        )
+        raise UsageError(
+            f"--batch {c.batch} in {counted(count, 'micro-batch', 'micro-batches')} over {pp} stages: the ranks of pp "
+            f"would wait {bubble} % of the time; {write}"
+        )
+
+
+def counted(number: int, one: str = "rank", more: str = "ranks") -> str:
+    return f"{number} {one if number == 1 else more}"
 
 
 def alternatives(words: list[str]) -> str:

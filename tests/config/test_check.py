@@ -10,8 +10,10 @@ from math import inf, nan
 
 import pytest
 
-from mpipar.config import TrainConfig, check, mesh_axes, parse
+from mpipar.config import TrainConfig, check, mesh_axes, micro_batches, parse
+from mpipar.config.train import CHUNKS, SCHEDULES
 from mpipar.errors import UsageError
+from mpipar.parallel.schedule import NAMES, make
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,10 @@ from mpipar.errors import UsageError
         ("--mesh dp=2,tp=2", 4),
         ("--mesh tp=3 --heads 4", 3),
         ("--mesh tp=4,pp=1,cp=1,ep=1", 4),
+        ("--mesh pp=4 --micro-batch 8", 4),
+        ("--mesh pp=3 --micro-batch 1 --batch 3 --layers 3 --schedule zero_bubble", 3),
+        ("--mesh dp=2,pp=2,tp=2 --micro-batch 8 --schedule interleaved --sequence-parallel", 8),
+        ("--mesh pp=2 --micro-batch 1 --schedule some/FILE.toml", 2),
         ("--batch 12", 5),
         ("--batch 4", 4),
         ("--steps 0 --val-every 0 --sample 0 --clip 0 --weight-decay 0 --warmup 0", 1),
@@ -84,8 +90,60 @@ def test_what_can_run_passes(line: str, ranks: int) -> None:
         ("--device tpu", 1, "--device tpu is unknown: did you mean gpu? Known: auto, cpu, gpu"),
         ("--ranks-per-gpu 0", 1, "--ranks-per-gpu"),
         ("--mesh td=2", 2, "unknown axis 'td': did you mean tp?"),
-        ("--mesh pp=2", 2, "--mesh pp=2: train.py cuts over dp and tp only; leave pp out"),
-        ("--mesh dp=2,cp=2", 4, "--mesh dp=2,cp=2: train.py cuts over dp and tp only; leave cp out"),
+        ("--mesh ep=2", 2, "--mesh ep=2: train.py cuts over dp, pp and tp only; leave ep out"),
+        (
+            "--mesh pp=4 --layers 3 --micro-batch 1",
+            4,
+            "--layers 3 are fewer than the 4 stages of --schedule 1f1b over pp=4: "
+            "write --layers 4 or more, or --mesh pp=3 or less",
+        ),
+        (
+            "--mesh pp=3 --layers 5 --micro-batch 1 --schedule interleaved",
+            3,
+            "--layers 5 are fewer than the 6 stages of --schedule interleaved over pp=3: "
+            "write --layers 6 or more, or --mesh pp=2 or less",
+        ),
+        (
+            "--mesh pp=2 --layers 1 --micro-batch 1",
+            2,
+            "--layers 1 are fewer than the 2 stages of --schedule 1f1b over pp=2: "
+            "write --layers 2 or more, or a mesh without pp",
+        ),
+        (
+            "--mesh pp=4",
+            4,
+            "--batch 32 in 1 micro-batch over 4 stages: the ranks of pp would wait 75 % of the time; "
+            "write --micro-batch 8 or less",
+        ),
+        (
+            "--mesh dp=2,pp=2 --micro-batch 9 --batch 18",
+            4,
+            "--batch 18 in 1 micro-batch over 2 stages: the ranks of pp would wait 50 % of the time; "
+            "write --micro-batch 4 or less",
+        ),
+        (
+            "--mesh pp=4 --batch 3 --micro-batch 1",
+            4,
+            "--batch 3 in 3 micro-batches over 4 stages: the ranks of pp would wait 50 % of the time; "
+            "write --batch 4 or more",
+        ),
+        (
+            "--mesh pp=2 --schedule gpip",
+            2,
+            "--schedule gpip is unknown: did you mean gpipe? Known: gpipe, 1f1b,",
+        ),
+        (
+            "--schedule zero_bubble",
+            1,
+            "--schedule zero_bubble needs a pipeline: write --mesh pp=2, or leave it out",
+        ),
+        ("--schedule cosine", 1, "--schedule is that of the pipeline: write --lr-schedule cosine"),
+        (
+            "--mesh dp=4,pp=2",
+            4,
+            "--mesh dp=4,pp=2 needs 8 ranks, the job has 4: write --mesh dp=2,pp=2 or pp=2,tp=2, or start",
+        ),
+        ("--mesh dp=2,cp=2", 4, "--mesh dp=2,cp=2: train.py cuts over dp, pp and tp only; leave cp out"),
         ("--mesh ep=2", 2, "leave ep out"),
         (
             "--mesh tp=8",
@@ -102,7 +160,11 @@ def test_what_can_run_passes(line: str, ranks: int) -> None:
         ("--dtype float8", 1, "--dtype float8 is unknown: did you mean float64? Known: float32, float64"),
         ("--dtype int", 1, "--dtype int is unknown. Known: float32, float64"),
         ("--optimizer adamm", 1, "--optimizer adamm is unknown: did you mean adam? Known: adamw, adam, sgd"),
-        ("--schedule cosin", 1, "--schedule cosin is unknown: did you mean cosine? Known: cosine, constant"),
+        (
+            "--lr-schedule cosin",
+            1,
+            "--lr-schedule cosin is unknown: did you mean cosine? Known: cosine, constant",
+        ),
         ("--style gpt3", 1, "--style gpt3 is unknown: did you mean gpt2? Known: gpt2, llama"),
         (
             "--style llama --kv-heads 4",
@@ -191,3 +253,22 @@ def test_every_mesh_that_a_refusal_names_fits() -> None:
     assert meshes == ["dp=12", "dp=6,tp=2", "dp=4,tp=3", "dp=3,tp=4", "dp=2,tp=6", "tp=12"]
     for mesh in meshes:
         check(TrainConfig(mesh=mesh, heads=12, width=192), 12)
+
+
+def test_the_names_and_stages_of_schedules_are_those_that_there_are() -> None:
+    assert SCHEDULES == NAMES
+    for name in NAMES:
+        assert make(name, 3, 6).stages == 3 * CHUNKS.get(name, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "axes", "count"),
+    [
+        ("--batch 8", {}, 1),
+        ("--batch 8 --micro-batch 3", {"tp": 2}, 3),
+        ("--batch 7 --micro-batch 2", {"dp": 2}, 2),
+        ("--batch 8 --micro-batch 100", {"dp": 2}, 1),
+    ],
+)
+def test_how_many_micro_batches_a_step_has(line: str, axes: dict[str, int], count: int) -> None:
+    assert micro_batches(parse(line.split()), axes) == count

@@ -44,7 +44,7 @@ def test_each_field_stands_below_its_meaning_and_limits() -> None:
         above = lines[next(k for k, line in enumerate(lines) if line.startswith(f"{option.field} = ")) - 1]
         assert above.startswith(f"# {option.flag.meaning}")
     assert "# probability of dropping a value in training (at least 0, below 1)\ndropout = 0.0\n" in text
-    assert '# of the learning rate after warm-up (cosine, constant)\nschedule = "cosine"\n' in text
+    assert '# of the learning rate after warm-up (cosine, constant)\nlr_schedule = "cosine"\n' in text
 
 
 FILE = """
