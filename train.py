@@ -25,27 +25,33 @@ from mpipar.checkpoint import Together
 from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked, refuse_other_data
 from mpipar.comm import Comm
 from mpipar.config import AUTO, TrainConfig, as_toml, check, parse
-from mpipar.data import Batches, Corpus, TextBatches, on_all_ranks, on_first_rank
+from mpipar.data import Batches, Corpus, MicroBatch, TextBatches, on_all_ranks, on_first_rank
 from mpipar.job import world
 from mpipar.job.device import choose
 from mpipar.job.preempt import PREEMPTED, Preemption
 from mpipar.job.threads import use_threads
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table, write_config
-from mpipar.models import GPT, GPTConfig, sample
+from mpipar.models import GPT, GPTConfig, gpt_stages, sample
 from mpipar.nn import weight_rows
 from mpipar.optim import SGD, Adam, AdamW, LossScale, clip_grad_norm, constant, cosine, skip_step
 from mpipar.parallel import (
+    Pipeline,
     check_loss,
     check_weights,
+    chosen_schedule,
+    described,
+    rows_of_all,
     sharded,
     stop_unless_finite,
     sync_gradients,
     sync_in_backward,
 )
+from mpipar.parallel.schedule import Schedule
 from mpipar.profile import Trace, check_trace
 from mpipar.random import Noise
 
 Optimizer: TypeAlias = AdamW | Adam | SGD
+Model: TypeAlias = GPT | Pipeline
 
 OTHER_SETTINGS = (
     "{ranks} would run with other settings than the rest: give all ranks the same flags, "
@@ -57,6 +63,7 @@ def main() -> None:
     ranks = world()  # starts MPI; from here on a failure on one rank ends the whole job
     config = read_config(ranks)
     check(config, ranks.size)
+    schedule = on_first_rank(ranks, lambda: chosen_schedule(config, ranks.size))
     found = on_first_rank(ranks, lambda: check_start(config))
     on_first_rank(ranks, lambda: check_trace(config.trace))
     if config.threads:
@@ -66,19 +73,22 @@ def main() -> None:
     refuse_other_data(found, corpus.digest)
     mesh = Mesh.parse(config.mesh, device=device.xp)
     text = TextBatches(corpus, config.seed, config.batch, config.context)
-    batches = Batches(text, mesh, config.micro_batch)
-    model = build_model(config, mesh, corpus.vocabulary)
+    model = build_model(config, mesh, corpus.vocabulary, schedule)
+    batches = Batches(text, model.mesh, config.micro_batch)
     optimizer = build_optimizer(config, model)
     scale = LossScale(config.loss_scale if config.dtype == "float16" else 1)
     state = Together(optimizer, scale=scale)  # with the model, all that a checkpoint holds
+    rows = rows_of_all(ranks, weight_rows(model))
     out = on_first_rank(ranks, lambda: make_out(config.out, datetime.now()))
     with (
         locked(config, out, ranks),
         Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress,
     ):
         progress.say(
-            f"{mesh} on {device.words}, results in {out}\n{corpus.describe()}\n\n{weights_table(weight_rows(model))}\n"
+            f"{mesh} on {device.words}, results in {out}\n{corpus.describe()}\n\n{weights_table(rows)}\n"
         )
+        if isinstance(model, Pipeline):
+            progress.say(f"{described(model.schedule)}\n")
         start = go_on(config, out, corpus.digest, model, state, progress.say)
         if start and start >= config.steps:
             progress.say(f"nothing to do: {start} of {config.steps} steps are done")
@@ -107,21 +117,27 @@ def read_config(ranks: Comm) -> TrainConfig:
     return on_all_ranks(ranks, lambda: config, lambda each: ascii([each, sys.argv]).encode(), OTHER_SETTINGS)
 
 
-def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int) -> GPT:
-    """Each rank makes only its own piece of every weight."""
+def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int, schedule: Schedule | None) -> Model:
+    """Each rank makes only its own piece of every weight, and in a pipeline only the stages that it runs."""
     c = config
     shape = GPTConfig(
         vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype,
         style=c.style, kv_heads=c.kv_heads, rope_base=c.rope_base, recompute=c.recompute,
     )  # fmt: skip
-    return sharded(lambda: GPT(shape, mesh), c.zero, wire=wire(c))
+
+    def make() -> Model:
+        if schedule is None:
+            return GPT(shape, mesh)
+        return Pipeline(mesh, schedule, gpt_stages(shape, mesh, schedule.places))
+
+    return sharded(make, c.zero, wire=wire(c))
 
 
 def wire(config: TrainConfig) -> str | None:
     return None if config.wire == "full" else config.wire
 
 
-def build_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
+def build_optimizer(config: TrainConfig, model: Model) -> Optimizer:
     parameters, lr, decay = model.parameters(), config.lr, config.weight_decay
     if config.optimizer == "sgd":
         return SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)
@@ -129,13 +145,13 @@ def build_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    if config.schedule == "constant":
+    if config.lr_schedule == "constant":
         return constant(step, lr=config.lr, warmup_steps=config.warmup)
     return cosine(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup)
 
 
 def train(
-    config: TrainConfig, model: GPT, optimizer: Optimizer, scale: LossScale, state: Together, batches: Batches,
+    config: TrainConfig, model: Model, optimizer: Optimizer, scale: LossScale, state: Together, batches: Batches,
     start: int, metrics: Metrics, progress: Progress, saver: RunSaver, trace: Trace,
 ) -> int:  # fmt: skip
     """Trains from step `start` to the last one, or to a signal; returns how many steps are done by then."""
@@ -179,31 +195,39 @@ def train(
     return done
 
 
-def forward_backward(config: TrainConfig, model: GPT, batches: Batches, step: int, scale: float) -> float:
+def forward_backward(config: TrainConfig, model: Model, batches: Batches, step: int, scale: float) -> float:
     """Gradients of `scale` times the mean loss over the tokens of a step, by micro-batches; returns that loss."""
+
+    def noise(part: MicroBatch) -> Noise:
+        return Noise(config.seed, step, part.first_row)
+
+    if isinstance(model, Pipeline):  # whose schedule says when which rank does what
+        parts = list(batches.training(step))
+        return model.forward_backward(parts, noise, scale / batches.tokens).item() / scale
     total = 0.0
     for part in batches.training(step):
-        noise = Noise(config.seed, step, part.first_row)
-        loss = model.loss(part.tokens, part.targets, noise) / batches.tokens
+        loss = model.loss(part.tokens, part.targets, noise(part)) / batches.tokens
         sync_in_backward(model, last=part.last, wire=wire(config))  # gradients leave as they become complete
         (loss * scale).backward()  # right on a Partial loss: the number for the log is summed below
         total += loss.detach().allreduce(*batches.axes, "tp").item()
     return total
 
 
-def validate(config: TrainConfig, model: GPT, batches: Batches) -> float:
+def validate(config: TrainConfig, model: Model, batches: Batches) -> float:
     """The mean loss over the validation tokens, in evaluation mode."""
     model.eval()
-    total, tokens = 0.0, 0
-    with no_grad():
-        for part in batches.validation(config.val_batches):
-            total += model.loss(part.tokens, part.targets).allreduce(*batches.axes, "tp").item()
-            tokens += part.count
+    total, parts = 0.0, list(batches.validation(config.val_batches))
+    if isinstance(model, Pipeline):
+        total = model.evaluate(parts).item()
+    else:
+        with no_grad():
+            for part in parts:
+                total += model.loss(part.tokens, part.targets).allreduce(*batches.axes, "tp").item()
     model.train()
-    return total / tokens
+    return total / sum(part.count for part in parts)
 
 
-def show_end(config: TrainConfig, model: GPT, batches: Batches, progress: Progress) -> None:
+def show_end(config: TrainConfig, model: Model, batches: Batches, progress: Progress) -> None:
     """The validation loss, and a sample from the model."""
     corpus = batches.text.corpus
     if config.val_every:

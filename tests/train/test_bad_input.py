@@ -17,6 +17,7 @@ import pytest
 from runs import attempt, write_text
 
 from mpipar.data.tokenfile import Header
+from mpipar.parallel.schedule import as_text, make, write
 from mpipar.testing import Finished
 
 pytestmark = pytest.mark.launches
@@ -36,6 +37,14 @@ def here(tmp_path: Path) -> Path:
     (tmp_path / "range.toml").write_text("dropout = 1.0\n")
     (tmp_path / "syntax.toml").write_text("steps: 3\n")
     (tmp_path / "settings.py").write_text(SETTINGS)
+    write(make("gpipe", 3, 8), tmp_path / "three.toml")
+    write(make("gpipe", 2, 4), tmp_path / "four.toml")
+    write(make("interleaved", 2, 8, chunks=3), tmp_path / "six.toml")
+    text = as_text(make("1f1b", 2, 8))
+    text = (
+        text.replace("backward 1 0", "?").replace("forward 1 0", "backward 1 0").replace("?", "forward 1 0")
+    )
+    (tmp_path / "swapped.toml").write_text(text)
     tokens = Header("uint16", 1000, 300, "own", bytes(32)).packed() + 1000 * b"\7\0"
     (tmp_path / "cut.bin").write_bytes(tokens[:-1])
     (tmp_path / "magic.bin").write_bytes(b"x" + tokens[1:])
@@ -81,7 +90,39 @@ def spoken(finished: Finished) -> str:
     return "\n".join(lines)
 
 
+PIPE = "--mesh pp=2 --micro-batch 4"  # 32 rows: 8 micro-batches
 BAD = {
+    "more stages than layers": (
+        f"{PIPE} --layers 1",
+        "--layers 1 are fewer than the 2 stages of --schedule 1f1b over pp=2",
+    ),
+    "fewer micro-batches than stages": (
+        "--mesh pp=2",
+        "--batch 32 in 1 micro-batch over 2 stages: the ranks of pp would wait 50 % of the time; "
+        "write --micro-batch 16 or less",
+    ),
+    "an unknown schedule": (f"{PIPE} --schedule 1f2b", "--schedule 1f2b is unknown: did you mean 1f1b?"),
+    "a schedule without a pipeline": (
+        "--schedule gpipe",
+        "--schedule gpipe needs a pipeline: write --mesh pp=2",
+    ),
+    "a schedule that is no file": (f"{PIPE} --schedule gone.toml", "gone.toml cannot be read: No such file"),
+    "a schedule for other ranks": (
+        f"{PIPE} --schedule three.toml",
+        "three.toml: it is for ranks = 3, and this run has 2",
+    ),
+    "a schedule for other micro-batches": (
+        f"{PIPE} --schedule four.toml",
+        "four.toml: it is for micro_batches = 4, and this run has 8",
+    ),
+    "a schedule of more stages than layers": (
+        f"{PIPE} --schedule six.toml",
+        "--schedule six.toml has 6 stages, the model --layers 4: write --layers 6 or more",
+    ),
+    "a schedule that no ranks could run": (
+        f"{PIPE} --schedule swapped.toml",
+        "swapped.toml: 1f1b: rank 1, action 1 (backward 1 0) stands before what it needs",
+    ),
     "unknown flag": ("--stepz 3", "unknown flag --stepz: did you mean --steps?"),
     "unknown short flag": ("-n 3", "unknown flag -n"),
     "a word alone": ("words.txt", "'words.txt' stands alone"),

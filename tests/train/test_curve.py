@@ -73,6 +73,11 @@ def differences(run: Run, serial: Run) -> list[tuple[int, str, float, float]]:
         ("dp=3", "--zero 3 --micro-batch 2"),
         ("dp=2,tp=2", "--zero 3 --sequence-parallel"),
         ("replica=2,dp=2", "--zero 3"),
+        ("pp=2", "--micro-batch 4"),
+        ("dp=2,pp=2", "--micro-batch 2 --schedule zero_bubble"),
+        ("dp=2,pp=2", "--micro-batch 2 --zero 1"),
+        ("dp=2,pp=2", "--micro-batch 2 --zero 3"),
+        ("pp=2,tp=2", "--micro-batch 5 --schedule gpipe --sequence-parallel"),  # 5, 5 and 2 rows
     ],
 )
 def test_every_mesh_gives_the_curve_of_one_rank(curve: Curve, mesh: str, flags: str) -> None:
@@ -97,6 +102,7 @@ LLAMA = "--style llama --kv-heads 2"  # 2 of 4: cut over 2 ranks, on 3 and 4 who
         ("dp=2,tp=2", "--micro-batch 2"),
         ("dp=2,tp=3", "--sequence-parallel --micro-batch 4"),  # 4 and 2 rows
         ("dp=3", "--micro-batch 3"),
+        ("pp=2,tp=2", "--micro-batch 4 --sequence-parallel"),
     ],
 )
 def test_every_mesh_gives_the_curve_of_one_rank_in_llama_style(curve: Curve, mesh: str, flags: str) -> None:

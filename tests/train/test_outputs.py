@@ -199,7 +199,9 @@ def test_without_out_a_directory_is_named_by_date(data: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("clip", ["1", "0"])
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path, clip: str) -> None:
-    flags = f"--optimizer sgd --lr 1e30 --schedule constant --warmup 0 --clip {clip} --steps 9 --val-every 0"
+    flags = (
+        f"--optimizer sgd --lr 1e30 --lr-schedule constant --warmup 0 --clip {clip} --steps 9 --val-every 0"
+    )
     finished = attempt(2, f"{MODEL} {flags} --data {data} --out {tmp_path / 'out'}".split(), tmp_path)
     assert finished.returncode == 2
     ranks = r"rank 0 \(first in '[\w.]+'\), rank 1 \(first in '[\w.]+'\)"
