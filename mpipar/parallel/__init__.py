@@ -11,6 +11,6 @@ from mpipar.parallel.sync import sync_gradients, sync_in_backward
 from mpipar.parallel.zero import sharded
 
 __all__ = [
-    "LocalSGD", "Pipeline", "check_loss", "check_weights", "chosen_schedule", "described", "replica_mesh", "rows_of_all",
-    "sharded", "stop_unless_finite", "sync_gradients", "sync_in_backward",
+    "LocalSGD", "Pipeline", "check_loss", "check_weights", "chosen_schedule", "described", "replica_mesh",
+    "rows_of_all", "sharded", "stop_unless_finite", "sync_gradients", "sync_in_backward",
 ]  # fmt: skip
