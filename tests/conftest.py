@@ -21,7 +21,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ranks")
 
 COMPILED = find_spec("numba") is not None  # the extra `fast`
-collect_ignore = [] if COMPILED else ["compiled"]
+collect_ignore = ["slurm"]  # minutes, and root: only where named, `python -m pytest tests/slurm`
+if not COMPILED:
+    collect_ignore.append("compiled")
 
 HOME = choose(None).xp  # of MPIPAR_TEST_DEVICE
 DEVICES: dict[str, Backend] = {"cpu": cpu(), HOME.name: HOME, "double": DoubleBackend()}

