@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import write_text
 from slurm.cluster import Cluster, chosen, missing
 from slurm.desk import Desk, make_desk
 
@@ -41,9 +40,13 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def desk(cluster: Cluster, tmp_path: Path) -> Desk:
     """A user's directory, with words.txt to train on."""
-    desk = make_desk(tmp_path / "home", cluster)
-    write_text(desk.folder / "words.txt")
-    return desk
+    return make_desk(tmp_path / "home", cluster)
+
+
+@pytest.fixture(scope="module")
+def shared_desk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """One for all tests of a file."""
+    return make_desk(tmp_path_factory.mktemp("home") / "home", cluster)
 
 
 @pytest.fixture

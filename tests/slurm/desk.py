@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runs import write_text
 from slurm.cluster import Cluster
 from slurm.processes import wait_until
 
@@ -96,4 +97,5 @@ def make_desk(folder: Path, cluster: Cluster) -> Desk:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "jobs", folder / "jobs")
     shutil.copy(ROOT / "train.py", folder)
+    write_text(folder / "words.txt")
     return Desk(folder, cluster)

@@ -1,4 +1,6 @@
-"""The part of cupy.cuda that is used. STANDIN_CARDS, STANDIN_DRIVER and STANDIN_RUNTIME say what machine it is."""
+"""The part of cupy.cuda that is used. STANDIN_CARDS, STANDIN_DRIVER and STANDIN_RUNTIME say what machine it is,
+and CUDA_VISIBLE_DEVICES what of its cards is seen, as everywhere.
+"""
 
 from __future__ import annotations
 
@@ -84,14 +86,26 @@ def number(variable: str, default: int) -> int:
 def device_count() -> int:
     if number("CARDS", 4) < 0:
         raise CUDARuntimeError("cudaErrorInitializationError: initialization error")
-    return number("CARDS", 4)
+    return len(visible())
+
+
+def visible() -> list[int]:
+    """The cards of the machine that this process sees, by their numbers there; CUDA counts them from 0 on."""
+    cards = list(range(number("CARDS", 4)))
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (
+        cards
+        if chosen is None
+        else [card for card in map(int, filter(None, chosen.split(","))) if card in cards]
+    )
 
 
 def device_properties(device: int) -> dict[str, Any]:
     if not 0 <= device < device_count():
         raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-    bus = {"pciDomainID": 0, "pciBusID": device, "pciDeviceID": 0}
-    return {"name": b"stand-in", "uuid": bytes([device] * 16), **bus}
+    card = visible()[device]
+    bus = {"pciDomainID": 0, "pciBusID": card, "pciDeviceID": 0}
+    return {"name": b"stand-in", "uuid": bytes([card] * 16), **bus}
 
 
 runtime = SimpleNamespace(

@@ -1,0 +1,116 @@
+"""jobs/long.sbatch, asked to stop and struck down: no checkpoint is lost, and the curve is that of one run.
+
+A failure shows the logs of all jobs, or the first record that differs.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+import pytest
+from runs import attempt
+from slurm.desk import Desk
+from slurm.processes import wait_until
+
+pytestmark = pytest.mark.launches
+
+STEPS = 300
+FLAGS = shlex.split(
+    f"--steps {STEPS} --save-every 25 --keep 100 --batch 4 --context 8 --width 8 --heads 2 --layers 1 --warmup 40 "
+    "--dropout 0.1 --val-every 75 --val-batches 1 --sample 0 --log-every 1000 --dtype float64 --data words.txt"
+)
+TWO_BY_TWO = "--nodes=2 --ntasks-per-node=2 --time=10"
+
+
+@pytest.fixture(scope="module")
+def whole(shared_desk: Desk) -> Desk:
+    """A desk on which the run has been made by mpirun, whole, in runs/whole."""
+    done = attempt(4, [*FLAGS, "--out", "runs/whole"], shared_desk.folder)
+    assert done.returncode == 0, done.stderr
+    return shared_desk
+
+
+def start(desk: Desk, out: str, options: str = "", **variables: str) -> str:
+    return desk.submit("long.sbatch", *FLAGS, options=f"{TWO_BY_TWO} {options}", OUT=out, **variables)
+
+
+def reach(desk: Desk, job: str, out: str, step: int) -> None:
+    """Waits until a run has written so many steps."""
+    wait_until(lambda: desk.steps(out) >= step, 60, f"step {step} of job {job}", desk.logs)
+
+
+def ask(desk: Desk, job: str) -> None:
+    """What SLURM does before the time limit, with --signal=B:USR1: it tells the script."""
+    desk.run("scancel", "--batch", "--signal=USR1", job)
+
+
+def is_at(desk: Desk, job: str, restarts: int) -> Callable[[], bool]:
+    return lambda: (about := desk.about(job))["Restarts"] == str(restarts) and about["JobState"] == "RUNNING"
+
+
+def check_whole(desk: Desk, out: str) -> None:
+    expected, found = desk.records("runs/whole"), desk.records(out)
+    odd = [(one, other) for one, other in zip(expected, found, strict=False) if one != other]
+    assert not odd, odd[0]
+    assert [record["step"] for record in found] == list(range(1, STEPS + 1))
+
+
+def saved(desk: Desk, out: str) -> list[int]:
+    """The steps of its checkpoints."""
+    folder = desk.folder / out / "checkpoints"
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def test_asked_twice_then_once_too_often(whole: Desk) -> None:
+    """Each time: a checkpoint, exit code 85, back into the queue, on. At the cap it ends, and a new job goes on."""
+    desk, out = whole, "runs/asked"
+    job = start(desk, out, MOST_RESTARTS="2")
+    for restart, step in enumerate((50, 120)):
+        reach(desk, job, out, step)
+        ask(desk, job)
+        wait_until(is_at(desk, job, restart + 1), 60, f"restart {restart + 1}", desk.logs)
+        stopped = saved(desk, out)[-1]
+        assert stopped >= step
+        assert f"stopped after step {stopped} by a signal" in desk.logs()
+    reach(desk, job, out, 200)
+    ask(desk, job)
+    about = desk.finish(job)
+    assert (about["JobState"], about["ExitCode"], about["Restarts"]) == ("FAILED", "85:0", "2"), desk.logs()
+    assert "all of the 2 restarts are used" in desk.log(about)
+    assert saved(desk, out)[-1] == desk.steps(out) < STEPS
+    desk.succeed(start(desk, out))
+    check_whole(desk, out)
+
+
+def test_cancelled(whole: Desk) -> None:
+    """SLURM sends SIGTERM, and some seconds later SIGKILL: time for a checkpoint, and nothing is queued again."""
+    desk, out = whole, "runs/cancelled"
+    job = start(desk, out)
+    reach(desk, job, out, 100)
+    desk.run("scancel", job)
+    about = desk.finish(job)
+    assert (about["JobState"], about["Restarts"]) == ("CANCELLED", "0"), desk.logs()
+    wait_until(
+        lambda: saved(desk, out)[-1:] == [desk.steps(out)], 10, "checkpoint of the last step", desk.logs
+    )
+    desk.succeed(start(desk, out))
+    check_whole(desk, out)
+
+
+def test_node_lost(whole: Desk) -> None:
+    """SLURM itself puts the job back into the queue; it goes on from the last checkpoint."""
+    desk, out = whole, "runs/lost"
+    job = start(desk, out)
+    reach(desk, job, out, 100)
+    desk.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    wait_until(lambda: desk.about(job)["JobState"] == "PENDING", 30, "job in the queue", desk.logs)
+    assert saved(desk, out)[-1] >= 75
+    state = ("sinfo", "--noheader", "--nodes=n2", "--partition=cpu", "--format=%T")
+    wait_until(
+        lambda: desk.run(*state).strip() == "down", 30, "end of what ran on n2", lambda: desk.run(*state)
+    )
+    desk.run("scontrol", "update", "nodename=n2", "state=resume")
+    log = desk.succeed(job, 90)
+    assert desk.about(job)["Restarts"] == "1", log
+    check_whole(desk, out)
