@@ -51,7 +51,8 @@ SlurmctldDebug=info
 SlurmdDebug=info
 TmpFS={folder}/%n/tmp
 MpiDefault=none
-ReturnToService=2
+# a node that is set down stays down
+ReturnToService=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides

@@ -60,6 +60,13 @@ class Desk:
         told = self.run("sbatch", "--parsable", *options.split(), f"jobs/{script}", *words, **variables)
         return told.strip().partition(";")[0]
 
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Changes a line, as a user does with an editor."""
+        path = self.folder / file
+        text = path.read_text()
+        assert old in text, f"{file} has no {old}"
+        path.write_text(text.replace(old, new))
+
     def finish(self, job: str, seconds: float = 60) -> dict[str, str]:
         """Waits for the end of a job, and returns what SLURM then says of it."""
         wait_until(lambda: self.about(job)["JobState"] in ENDED, seconds, f"end of job {job}", self.logs)

@@ -4,46 +4,103 @@ shows the job's log.
 
 from __future__ import annotations
 
+import os
 import shlex
+from pathlib import Path
 
 import pytest
-from slurm.desk import Desk
+from runs import Run, attempt, write_text
+from slurm.desk import ROOT, Desk
 
 pytestmark = pytest.mark.launches
 
 SMALL = shlex.split(
-    "--steps 6 --batch 4 --context 16 --width 16 --heads 2 --layers 1 --warmup 2 --val-every 3 --val-batches 1 "
+    "--steps 20 --batch 4 --context 16 --width 16 --heads 2 --layers 1 --warmup 2 --val-every 10 --val-batches 1 "
     "--sample 0 --dtype float64 --dropout 0.1 --data words.txt"
 )
+STANDIN = ROOT / "tests" / "standin"
+CARDS = {
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(STANDIN), os.environ.get("PYTHONPATH")])),
+    "STANDIN_CARDS": "2",
+}
+APPTAINER = """\
+#!/bin/sh
+[ "$1 $2 $4" = "exec --bind --pwd" ] || exit 9
+[ -z "$PMI_RANK" ] && [ -z "$SLURM_PROCID" ] && exit 8
+[ "${SLURM_PROCID:-$PMI_RANK}" != 0 ] || echo "in $6 at $5"
+cd "$5" && shift 6 && exec "$@"
+"""
 TWO_BY_TWO = "--nodes=2 --ntasks-per-node=2 --cpus-per-task=1 --time=5"
 
 
-def out_of(desk: Desk, job: str) -> str:
-    return f"runs/{desk.about(job)['JobName']}-{job}"
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Of the same run by mpirun, without SLURM."""
+    here = tmp_path_factory.mktemp("by-mpirun")
+    write_text(here / "words.txt")
+    done = attempt(4, [*SMALL, "--out", "out"], here)
+    assert done.returncode == 0, done.stderr
+    return Run(done, here / "out").numbers("loss")
 
 
-def check_run(desk: Desk, job: str, ranks: int = 4) -> str:
+def check_run(desk: Desk, job: str, losses: list[float], ranks: int = 4) -> str:
+    """The job has ended well, with these losses to 1e-9 (float64). Returns its log."""
     log = desk.succeed(job)
-    records = desk.records(out_of(desk, job))
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6], log
+    records = desk.records(f"runs/{desk.about(job)['JobName']}-{job}")
+    assert [record["loss"] for record in records] == pytest.approx(losses, rel=1e-9, abs=0), log
     assert f"{ranks} ranks" in log, log
     return log
 
 
-def test_one_node(desk: Desk) -> None:
-    check_run(desk, desk.submit("cpu.sbatch", *SMALL, options="--ntasks-per-node=2 --time=5"), ranks=2)
+def test_one_node(desk: Desk, losses: list[float]) -> None:
+    job = desk.submit("cpu.sbatch", *SMALL, options="--ntasks-per-node=2 --time=5")
+    check_run(desk, job, losses, ranks=2)
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_several_nodes(desk: Desk, launcher: str) -> None:
+def test_several_nodes(desk: Desk, losses: list[float], launcher: str) -> None:
     job = desk.submit("cpu-nodes.sbatch", *SMALL, options=TWO_BY_TWO, LAUNCHER=launcher)
-    assert f"n[1-2], {launcher}" in check_run(desk, job)
+    assert f"n[1-2], {launcher}" in check_run(desk, job, losses)
     assert desk.about(job)["NumNodes"] == "2"
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_several_nodes_with_open_mpi(openmpi: Desk, launcher: str) -> None:
+def test_several_nodes_with_open_mpi(openmpi: Desk, losses: list[float], launcher: str) -> None:
     job = openmpi.submit("cpu-nodes.sbatch", *SMALL, options=TWO_BY_TWO, LAUNCHER=launcher, MPI="openmpi")
-    log = check_run(openmpi, job)
+    log = check_run(openmpi, job, losses)
     assert f"n[1-2], {launcher}" in log
     assert "Open MPI" in log, "in the doctor's report"
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_gpus(desk: Desk, losses: list[float], launcher: str) -> None:
+    """Two GPUs a node, by name only: the cards are those of the stand-in for CuPy. Each rank takes its own."""
+    job = desk.submit(
+        "gpu-nodes.sbatch", *SMALL, options=f"{TWO_BY_TWO} --gpus-per-node=2", LAUNCHER=launcher, **CARDS
+    )
+    assert "on GPU (stand-in" in check_run(desk, job, losses)
+
+
+def test_a_gpu_for_each_task(desk: Desk, losses: list[float]) -> None:
+    """As the script says: then srun shows each rank one card, of which it takes the first."""
+    desk.edit("jobs/gpu-nodes.sbatch", "--gpus-per-node=4", "--gpus-per-task=1")
+    job = desk.submit("gpu-nodes.sbatch", *SMALL, options=TWO_BY_TWO, **CARDS)
+    assert "on GPU (stand-in" in check_run(desk, job, losses)
+
+
+def test_container(desk: Desk, losses: list[float], tmp_path: Path) -> None:
+    """Without Apptainer: a program of its name, which runs what it is given outside of any image."""
+    apptainer = tmp_path / "bin" / "apptainer"
+    apptainer.parent.mkdir()
+    apptainer.write_text(APPTAINER)
+    apptainer.chmod(0o755)
+    path = f"{apptainer.parent}{os.pathsep}{os.environ['PATH']}"
+    job = desk.submit("container.sbatch", *SMALL, options=TWO_BY_TWO, PATH=path, IMAGE="some.sif")
+    assert "in some.sif at " in check_run(desk, job, losses)
+
+
+def test_no_script_is_forgotten() -> None:
+    """Each has its test: here, in test_long.py or in test_scaling.py."""
+    tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    scripts = [script.name for script in (ROOT / "jobs").glob("*.sbatch")]
+    assert [script for script in scripts if f'"{script}"' not in tests] == []
