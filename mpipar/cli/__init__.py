@@ -1,4 +1,6 @@
-"""The command `mpipar` (and ``python -m mpipar``): one file a sub-command. Importing them never starts MPI."""
+"""The command `mpipar` (and ``python -m mpipar``): one file a sub-command. Importing them never starts MPI;
+`mpipar doctor` does.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mpipar.checkpoint.index import versions
-from mpipar.cli import bench, checkpoint, show, tokenize
+from mpipar.cli import bench, checkpoint, doctor, show, tokenize
 from mpipar.cli.command import Command
 from mpipar.config.flags import did_you_mean, options, read, usage, wants_help
 from mpipar.errors import UsageError
@@ -17,6 +19,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "bench": bench.COMMAND,
     "checkpoint": checkpoint.COMMAND,
+    "doctor": doctor.COMMAND,
     "show": show.COMMAND,
     "tokenize": tokenize.COMMAND,
 }

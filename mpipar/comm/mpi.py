@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", RuntimeWarning)  # of N jobs of one rank: launcher.py says it once
-    from mpi4py import MPI
+import mpi4py
+
+# Importing loads the library, `start` starts it: a launcher that it does not fit is refused in between.
+mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+from mpi4py import MPI
 
 from mpipar.comm import large
 from mpipar.comm.handle import Request
@@ -39,8 +41,29 @@ BYTE = MPI.BYTE  # counts go in as lists: mpi4py takes a tuple of two for (count
 
 
 def version_of_library() -> str:
-    """The MPI library in one line, as it names itself."""
+    """The MPI library in one line, as it names itself. It need not have started."""
     return MPI.Get_library_version().splitlines()[0].strip("\0 ")
+
+
+def start() -> None:
+    """Starts MPI, unless the program has; it ends with the process."""
+    if not MPI.Is_initialized():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of N jobs of one rank: launcher.py says it once
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+
+
+def host() -> str:
+    """What MPI calls the node of this rank."""
+    return MPI.Get_processor_name()
+
+
+def sharing_memory() -> int:
+    """How many ranks MPI reaches through memory, this one included. Collective over all ranks."""
+    near = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    size = near.Get_size()
+    near.Free()
+    return size
 
 
 class Mpi:
@@ -53,6 +76,7 @@ class Mpi:
 
     @classmethod
     def world(cls) -> Mpi:
+        start()
         return cls(MPI.COMM_WORLD.Dup())  # the user's own messages stay apart
 
     def run(self, step: Step) -> None:

@@ -80,11 +80,12 @@ def _transport(ranks: tuple[int, ...]) -> Transport:
 def _start() -> Transport:
     launcher.refuse_child_of_rank()
     try:
-        from mpipar.comm import mpi  # noqa: PLC0415  (importing it starts MPI)
+        from mpipar.comm import mpi  # noqa: PLC0415  (importing it loads MPI)
     except (ImportError, RuntimeError) as error:
         if launcher.launched_size() > 1:
             raise LauncherError(launcher.no_mpi_message(error)) from None
         return Solo()
+    launcher.refuse_foreign_start(mpi.version_of_library())
     started = mpi.Mpi.world()
     launcher.refuse_singletons(started.size, mpi.version_of_library())
     return started

@@ -4,6 +4,7 @@ instead of one job of N, a child of a rank that inherited its variables, a launc
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Mapping
@@ -91,13 +92,46 @@ def refuse_singletons(world_size: int, library_version: str) -> None:
     if world_size > 1 or launched <= 1:
         return
     path = loaded_library()
-    library = " ".join(library_version.split()).partition(",")[0]
     raise LauncherError(
         f"{launched} ranks were launched, but MPI found 1: {launched} separate jobs, none of which sees another.\n"
         f"  The launcher ({variable}={launched}) does not fit the MPI library that Python loaded:\n"
-        f"    {library}{f' ({path})' if path else ''}\n"
+        f"    {short(library_version)}{f' ({path})' if path else ''}\n"
         f"  {_fitting_launcher(variable, library_version, path)}"
     )
+
+
+def refuse_foreign_start(library_version: str) -> None:
+    """Raises LauncherError before an MPI starts that srun's --mpi would make it abort, with nobody to say why.
+
+    An MPICH that was built without PMIx ends the process where it finds one.
+    """
+    if not os.environ.get("PMIX_NAMESPACE", "").startswith("slurm.") or "PMI_FD" in os.environ:
+        return
+    path = loaded_library()
+    if kind_of(library_version) == "mpich" and path and not has_symbol(path, "PMIx_Init"):
+        raise LauncherError(
+            "srun --mpi=pmix started this job, and the MPI library that Python loaded knows no PMIx:\n"
+            f"    {short(library_version)} ({path})\n"
+            "  Write  srun --mpi=pmi2 …  (`srun --mpi=list` shows what this SLURM has)."
+        )
+
+
+def kind_of(library_version: str) -> str:
+    """``openmpi``, ``mpich`` or ``intel``; empty for another library, by its own name of itself."""
+    known = {"Open MPI": "openmpi", "MPICH": "mpich", "Intel(R) MPI": "intel"}
+    return next((kind for name, kind in known.items() if library_version.startswith(name)), "")
+
+
+def started_by() -> str:
+    """What started this rank, as far as its variables tell: ``srun --mpi=pmi2``, ``mpirun``; empty without one."""
+    if os.environ.get("PMIX_NAMESPACE", "").startswith("slurm."):
+        return "srun --mpi=pmix"
+    if _is_sruns_pmi():
+        return "srun --mpi=pmi2"
+    variable, _ = _told()
+    if variable.startswith("SLURM"):
+        return "srun" if _number(os.environ.get("SLURM_STEP_NUM_TASKS"), 1) > 1 else ""
+    return "mpirun" if variable else ""
 
 
 def no_mpi_message(error: BaseException) -> str:
@@ -155,10 +189,29 @@ def loaded_library() -> str:
     return found.group() if found else ""
 
 
+def has_symbol(path: str, name: str) -> bool:
+    """Whether a loaded library, or one that it was linked to, has a function of this name."""
+    try:
+        return hasattr(ctypes.CDLL(path), name)
+    except OSError:
+        return False
+
+
+def short(library_version: str) -> str:
+    """``MPICH Version: 5.0.1``: a library's name of itself without the rest of its line."""
+    return " ".join(library_version.split()).partition(",")[0]
+
+
+def _is_sruns_pmi() -> bool:
+    """Whether PMI_SIZE is srun's word: it names the job after SLURM's job and step."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return bool(job) and os.environ.get("PMI_JOBID", "").startswith(f"{job}.")
+
+
 def _fitting_launcher(variable: str, library_version: str, path: str) -> str:
     """The line to write, as far as we can tell."""
     kind = "pmix" if "Open MPI" in library_version else "pmi2"
-    if variable.startswith("SLURM"):
+    if variable.startswith("SLURM") or _is_sruns_pmi():
         return f"Write  srun --mpi={kind} …  (`srun --mpi=list` shows what this SLURM has)."
     own = Path(path).parent.parent / "bin" / "mpirun"
     mpirun = str(own) if path and own.exists() else "that library's own mpirun"

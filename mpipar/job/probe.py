@@ -9,7 +9,7 @@ from mpipar.comm import Comm, Ledger, OnDevice
 
 
 def main(card: int) -> bool:
-    from mpipar.comm.mpi import Mpi  # noqa: PLC0415  (importing it starts MPI)
+    from mpipar.comm.mpi import Mpi  # noqa: PLC0415  (importing it loads MPI)
 
     xp = cards.take(card, "probed", gpu_aware=True)
     assert xp.device is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,27 @@ def test_singletons_are_refused_with_the_fix(
     assert fix in text
 
 
+def test_sruns_pmi_is_told_from_mpiruns(bare: pytest.MonkeyPatch) -> None:
+    """srun --mpi=pmi2 sets PMI_SIZE as MPICH's mpirun does, under a job of its own name."""
+    bare.setenv("SLURM_JOB_ID", "7")
+    bare.setenv("PMI_SIZE", "4")
+    assert launcher.started_by() == "mpirun"
+    bare.setenv("PMI_JOBID", "7.0")
+    assert launcher.started_by() == "srun --mpi=pmi2"
+    with pytest.raises(LauncherError, match="srun --mpi=pmix"):
+        launcher.refuse_singletons(1, "Open MPI v5.0")
+
+
+def test_an_mpich_without_pmix_is_refused_before_it_aborts(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bare.setattr(launcher, "loaded_library", lambda: str(tmp_path / "libmpi.so.12"))
+    bare.setenv("PMIX_NAMESPACE", "slurm.pmix.7.0")
+    with pytest.raises(LauncherError, match="srun --mpi=pmi2"):
+        launcher.refuse_foreign_start("MPICH Version: 5.0.2")
+    launcher.refuse_foreign_start("Open MPI v5.0")
+    bare.setattr(launcher, "has_symbol", lambda path, name: name == "PMIx_Init")  # built with PMIx
+    launcher.refuse_foreign_start("MPICH Version: 5.0.2")
+
+
 def test_fitting_starts_are_not_refused(bare: pytest.MonkeyPatch) -> None:
     launcher.refuse_singletons(1, "MPICH")
     bare.setenv("PMI_SIZE", "1")
@@ -100,6 +122,17 @@ def test_a_rank_under_a_launcher_that_does_not_fit() -> None:
     assert "4 ranks were launched, but MPI found 1" in done.stderr
     assert "libmpi" in done.stderr, "the path of the library"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.launches
+def test_train_py_of_the_wrong_srun_writes_nothing(tmp_path: Path) -> None:
+    """Two of the four processes that `srun` without its --mpi would start: each alone, on one directory."""
+    for told in ("0", "3"):
+        env = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": told, "SLURM_JOB_ID": "7"}
+        done = launch(0, Path(__file__).parents[2] / "train.py", "--out", "run", env=env, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "Write  srun --mpi=pm" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.launches

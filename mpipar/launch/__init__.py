@@ -1,0 +1,1 @@
+"""Jobs of a cluster: sbatch text from a config, what became of submitted runs, and whether a start is sound."""
