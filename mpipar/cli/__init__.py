@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mpipar.checkpoint.index import versions
-from mpipar.cli import bench, checkpoint, doctor, show, tokenize
+from mpipar.cli import bench, checkpoint, doctor, show, submit, tokenize
 from mpipar.cli.command import Command
 from mpipar.config.flags import did_you_mean, options, read, usage, wants_help
 from mpipar.errors import UsageError
@@ -21,6 +21,7 @@ COMMANDS = {
     "checkpoint": checkpoint.COMMAND,
     "doctor": doctor.COMMAND,
     "show": show.COMMAND,
+    "submit": submit.COMMAND,
     "tokenize": tokenize.COMMAND,
 }
 

@@ -32,7 +32,7 @@ class Flag:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
-    parse: Callable[[str], object] | None = None
+    parse: Callable[[Any], object] | None = None
     alone: bool = False
 
 
@@ -66,12 +66,12 @@ def flag(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
-    parse: Callable[[str], object] | None = None,
+    parse: Callable[[Any], object] | None = None,
     alone: bool = False,
 ) -> Any:
     """A field of a flag dataclass: its default, its meaning, the limits that `check_limits` tests.
 
-    `parse` raises UsageError for a text of the wrong form. `alone`: the field (of texts) has no flag of its own, it
+    `parse` raises UsageError for a value of the wrong form. `alone`: the field (of texts) has no flag of its own, it
     takes the words that stand alone on the command line.
     """
     return field(

@@ -20,22 +20,47 @@ def read_toml(cls: type[Any], path: str) -> dict[str, Any]:
     Raises UsageError, with the line where there is one, for a file that cannot be read or is no TOML, an unknown key, a
     value of the wrong type or out of its range.
     """
-    text = read_text(path)
-    try:
-        table = tomllib.loads(text + "\n")  # without it the last line has no number in messages
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"--config {path} is no TOML: {error}") from None
+    text, table = parsed(path, f"--config {path}")
     return {key: take(f"{path}{place(text, key)}", cls, key, value) for key, value in table.items()}
 
 
-def read_text(path: str) -> str:
+def read_tables(classes: dict[str, type[Any]], path: str) -> dict[str, dict[str, Any]]:
+    """The fields that each table of a file sets, ``[run]`` by its class and so on; a table may be absent.
+
+    Raises UsageError as `read_toml` does, and for a key that stands outside of the tables.
+    """
+    text, file = parsed(path, path)
+    for name, table in file.items():
+        if name not in classes or not isinstance(table, dict):
+            known = ", ".join(f"[{each}]" for each in classes)
+            close = did_you_mean(name, list(classes)) if isinstance(table, dict) else ""
+            raise UsageError(f"{path}{place(text, name)}: {name!r} is none of the tables {known}{close}")
+    return {
+        name: {
+            key: take(f"{path}{place(text, key)}, [{name}]", cls, key, value)
+            for key, value in file.get(name, {}).items()
+        }
+        for name, cls in classes.items()
+    }
+
+
+def parsed(path: str, said: str) -> tuple[str, dict[str, Any]]:
+    """The text of a file and its tables; `said` is how messages name it."""
+    text = read_text(path, said)
+    try:
+        return text, tomllib.loads(text + "\n")  # without it the last line has no number in messages
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{said} is no TOML: {error}") from None
+
+
+def read_text(path: str, said: str) -> str:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # Windows may begin it with a mark
             return file.read()
     except OSError as error:
-        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{said} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"--config {path} is no UTF-8 at byte {error.start}: write it as UTF-8") from None
+        raise UsageError(f"{said} is no UTF-8 at byte {error.start}: write it as UTF-8") from None
 
 
 def place(text: str, key: str) -> str:
@@ -76,7 +101,7 @@ def take(where: str, cls: type[Any], key: str, value: Any) -> Any:
     return taken
 
 
-def check_form(said: str, value: str, option: Option) -> None:
+def check_form(said: str, value: Any, option: Option) -> None:
     try:
         if option.flag.parse is not None:
             option.flag.parse(value)
