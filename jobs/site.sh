@@ -1,3 +1,4 @@
+# shellcheck shell=bash source=/dev/null
 # What is the same in all jobs of a cluster. Each script of this directory reads it. Look through it once per cluster;
 # what differs between runs is in the scripts. Not run by itself.
 set -eo pipefail # not -u: module files read variables that are not set
