@@ -24,13 +24,16 @@ from mpipar import Mesh, __version__, no_grad
 from mpipar.checkpoint import Together
 from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked, refuse_other_data
 from mpipar.comm import Comm
-from mpipar.config import AUTO, TrainConfig, as_toml, check, parse
+from mpipar.config import AUTO, TrainConfig, as_toml, check, mesh_axes, parse
 from mpipar.data import Batches, Corpus, MicroBatch, TextBatches, on_all_ranks, on_first_rank
 from mpipar.job import world
 from mpipar.job.device import choose
+from mpipar.job.limit import TimeLimit
 from mpipar.job.preempt import PREEMPTED, Preemption
+from mpipar.job.start import describe
 from mpipar.job.threads import use_threads
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table, write_config
+from mpipar.log.out import write_config, write_start
 from mpipar.models import GPT, GPTConfig, gpt_stages, sample
 from mpipar.nn import weight_rows
 from mpipar.optim import SGD, Adam, AdamW, LossScale, clip_grad_norm, constant, cosine, skip_step
@@ -64,6 +67,7 @@ def main() -> None:
     config = read_config(ranks)
     check(config, ranks.size)
     schedule = on_first_rank(ranks, lambda: chosen_schedule(config, ranks.size))
+    limit = TimeLimit.told(config.time_limit, known=ranks.rank == 0)
     found = on_first_rank(ranks, lambda: check_start(config))
     on_first_rank(ranks, lambda: check_trace(config.trace))
     if config.threads:
@@ -82,7 +86,9 @@ def main() -> None:
     out = on_first_rank(ranks, lambda: make_out(config.out, datetime.now()))
     with (
         locked(config, out, ranks),
-        Progress(config.steps, log_every=config.log_every, enabled=mesh.rank == 0) as progress,
+        Progress(
+            config.steps, log_every=config.log_every, enabled=mesh.rank == 0, limit=limit.left
+        ) as progress,
     ):
         progress.say(
             f"{mesh} on {device.words}, results in {out}\n{corpus.describe()}\n\n{weights_table(rows)}\n"
@@ -95,17 +101,39 @@ def main() -> None:
             return
         header = f"mpipar {__version__}: mpirun -n {ranks.size} python {shlex.join(sys.argv)}"
         on_first_rank(ranks, lambda: write_config(out, as_toml(config, header)))
+        begun = describe(
+            ranks,
+            datetime.now(),
+            version=__version__,
+            mesh=mesh_axes(config, ranks.size),
+            device=device.words,
+            step=start,
+        )
+        on_first_rank(ranks, lambda: write_start(out, begun))
         after = start if config.resume == AUTO else None
         with (
             Metrics(out / METRICS, enabled=mesh.rank == 0, after=after) as metrics,
             Trace(config.trace, config.trace_steps, mesh, (optimizer, "step")) as trace,
         ):
-            saver = RunSaver(config, out, corpus.digest, progress.say)
+            saver = RunSaver(config, out, corpus.digest, progress.say, limit)
+            preemption = Preemption(ASKED, limit)
             done = train(
-                config, model, optimizer, scale, state, batches, start, metrics, progress, saver, trace
+                config,
+                model,
+                optimizer,
+                scale,
+                state,
+                batches,
+                start,
+                metrics,
+                progress,
+                saver,
+                trace,
+                preemption,
             )
         if done < config.steps:
-            progress.say(f"stopped after step {done} by a signal: go on with --resume auto --out {out}")
+            how = "go on with --resume auto --out"
+            progress.say(f"stopped after step {done} {preemption.reason}: {how} {out}")
             sys.exit(PREEMPTED)
         show_end(config, model, batches, progress)
 
@@ -152,10 +180,10 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def train(
     config: TrainConfig, model: Model, optimizer: Optimizer, scale: LossScale, state: Together, batches: Batches,
-    start: int, metrics: Metrics, progress: Progress, saver: RunSaver, trace: Trace,
+    start: int, metrics: Metrics, progress: Progress, saver: RunSaver, trace: Trace, preemption: Preemption,
 ) -> int:  # fmt: skip
     """Trains from step `start` to the last one, or to a signal; returns how many steps are done by then."""
-    preemption, ranks, ledger = Preemption(ASKED), world(), batches.mesh.ledger
+    ranks, ledger = world(), batches.mesh.ledger
     done = start
     for step in range(start, config.steps):
         trace.step(step + 1)

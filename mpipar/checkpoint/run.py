@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mpipar.comm import Comm
 from mpipar.config import AUTO, NONE, TrainConfig, spelling
 from mpipar.errors import CheckpointError, UsageError
 from mpipar.job.agree import on_first_rank
+from mpipar.job.limit import TimeLimit
 from mpipar.job.lock import Lock, refuse_locked
 from mpipar.log import CHECKPOINTS, CONFIG, METRICS, check_out
 
@@ -173,10 +174,15 @@ def go_on(
 
 
 class RunSaver:
-    """Writes the checkpoints of a run. A failed save ends the run, or with --save-error continue is told."""
+    """Writes the checkpoints of a run. A failed save ends the run, or with --save-error continue is told.
 
-    def __init__(self, config: TrainConfig, out: Path, digest: str, say: Callable[[str], object]) -> None:
-        self._config, self._digest, self._say = config, digest, say
+    `limit` learns how long a save takes.
+    """
+
+    def __init__(
+        self, config: TrainConfig, out: Path, digest: str, say: Callable[[str], object], limit: TimeLimit | None = None
+    ) -> None:  # fmt: skip
+        self._config, self._digest, self._say, self._limit = config, digest, say, limit or TimeLimit()
         self._saver = Saver(out / CHECKPOINTS, keep=config.keep, background=config.save_async)
 
     def is_due(self, done: int) -> bool:
@@ -191,7 +197,7 @@ class RunSaver:
         }  # fmt: skip
         with self._errors():
             self._saver.wait()  # what went wrong in the one before must not keep this one from being written
-        with self._errors():
+        with self._errors(), nullcontext() if self._config.save_async else self._limit.saving():
             self._saver.save(step, model, optimizer, **notes)
 
     def poll(self) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mpipar.checkpoint.index import versions
-from mpipar.cli import bench, checkpoint, doctor, show, submit, tokenize
+from mpipar.cli import bench, cancel, checkpoint, doctor, jobs, logs, show, submit, tokenize
 from mpipar.cli.command import Command
 from mpipar.config.flags import did_you_mean, options, read, usage, wants_help
 from mpipar.errors import UsageError
@@ -18,8 +18,11 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "bench": bench.COMMAND,
+    "cancel": cancel.COMMAND,
     "checkpoint": checkpoint.COMMAND,
     "doctor": doctor.COMMAND,
+    "jobs": jobs.COMMAND,
+    "logs": logs.COMMAND,
     "show": show.COMMAND,
     "submit": submit.COMMAND,
     "tokenize": tokenize.COMMAND,

@@ -6,6 +6,7 @@ import re
 
 from mpipar.errors import UsageError
 
+BY_SLURM, NO_LIMIT = "auto", "none"  # of --time-limit; anything else is a length of time
 FORMS = re.compile(r"(?:(?P<days>\d{1,4})-)?(?P<fields>\d{1,7}(?::\d{1,2}){0,2})", re.ASCII)
 
 
@@ -32,3 +33,13 @@ def seconds(text: str) -> int:
             f"{text!r} is no time at all: write 90 (minutes), 1:30:00 or 2-12:00:00 (days first)"
         )
     return total
+
+
+def parse_limit(text: str) -> None:
+    """Raises UsageError for what --time-limit does not take."""
+    if text in (BY_SLURM, NO_LIMIT):
+        return
+    try:
+        seconds(text)
+    except UsageError as error:
+        raise UsageError(f"--time-limit {text}: {error}; auto is SLURM's, none is none") from None

@@ -11,6 +11,7 @@ from typing import Any
 from mpipar.config.axes import parse_axes
 from mpipar.config.flags import Option, check_limits, did_you_mean, flag, options, usage, values, wants_help
 from mpipar.config.function import call, names_function
+from mpipar.config.times import parse_limit
 from mpipar.config.toml import read_toml
 from mpipar.errors import UsageError
 
@@ -80,6 +81,11 @@ class TrainConfig:
     init: str = flag("", "begin with the weights of the checkpoint PATH, and with nothing else of it")
     trace: str = flag("", "a file for a Chrome trace of the first steps: what each rank did when")
     trace_steps: int = flag(5, "steps in the trace", least=1)
+    time_limit: str = flag(
+        "auto",
+        "checkpoint and end before it: auto (SLURM's), none, or 90 (minutes), 1:30:00",
+        parse=parse_limit,
+    )
     strict: bool = flag(False, "stop where the newest checkpoint is damaged, rather than take one before it")
 
 
@@ -140,6 +146,7 @@ def check(config: TrainConfig, ranks: int) -> None:
     check_style(config)
     check_scale(config)
     check_resume(config)
+    parse_limit(config.time_limit)
     if config.device == "cpu" and config.ranks_per_gpu > 1:
         raise UsageError(f"--ranks-per-gpu {config.ranks_per_gpu} with --device cpu: leave one of them out")
     axes = mesh_axes(config, ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -61,11 +61,16 @@ def read(path: Path) -> Record | None:
 
 def below(directories: Sequence[Path]) -> list[Record]:
     """The records of runs in these directories or one level below them, in the order of their jobs."""
-    found = {record.job: record for directory in directories for record in of_directory(directory)}
-    return sorted(found.values(), key=lambda record: [int(part) for part in record.job.split("_")])
+    inner = [path for directory in directories for path in (directory, *directory.glob("*/"))]
+    found = {record.job: record for path in inner for record in of_run(path)}
+    return sorted(found.values(), key=by_number)
 
 
-def of_directory(directory: Path) -> Iterator[Record]:
-    for path in sorted((*directory.glob("job-*.json"), *directory.glob("*/job-*.json"))):
-        if RECORD.fullmatch(path.name) and (record := read(path)):
-            yield record
+def of_run(directory: Path) -> list[Record]:
+    """The jobs that were submitted to this one directory, in their order."""
+    paths = [path for path in directory.glob("job-*.json") if RECORD.fullmatch(path.name)]
+    return sorted(filter(None, map(read, paths)), key=by_number)
+
+
+def by_number(record: Record) -> list[int]:
+    return [int(part) for part in record.job.split("_")]

@@ -152,7 +152,7 @@ if [ "$code" = 85 ] && [ -z "$ended" ]; then  # stopped with a checkpoint, and s
     [ -z "${{SLURM_ARRAY_JOB_ID:-}}" ] || job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
     if [ "$count" -lt {restarts} ]; then
         echo "mpipar: restart $((count + 1)) of {restarts}"
-        scontrol requeue "$job" && sleep 60  # SLURM ends this script
+        scontrol requeue "$job"
     else
         echo "mpipar: restarted {restarts} times, and no more"
     fi

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from mpipar.errors import UsageError
 from mpipar.log.metrics import METRICS
@@ -13,6 +15,7 @@ from mpipar.log.metrics import METRICS
 RUNS = "runs"
 CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"
+RUN = "run.json"
 
 
 def check_out(out: str, *, again: bool = False) -> None:
@@ -46,6 +49,21 @@ def write_config(out: Path, text: str) -> None:
     try:
         new.write_text(text, encoding="utf-8")
         new.rename(out / CONFIG)
+    except OSError as error:
+        raise UsageError(unwritable(str(out), out, error.strerror or str(error))) from None
+
+
+def write_start(out: Path, start: dict[str, Any]) -> None:
+    """Adds a start of the run to run.json, by a rename as well. Raises UsageError where it cannot be written."""
+    try:
+        told = json.loads((out / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        told = []
+    new = out / f".{RUN}"
+    try:
+        text = json.dumps([*(told if isinstance(told, list) else []), start], indent=1, ensure_ascii=False)
+        new.write_text(f"{text}\n", encoding="utf-8", errors="replace")
+        new.rename(out / RUN)
     except OSError as error:
         raise UsageError(unwritable(str(out), out, error.strerror or str(error))) from None
 

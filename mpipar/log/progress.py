@@ -17,7 +17,8 @@ class Progress:
     """What a run says: a line every `log_every` steps, at the last one, and with each validation.
 
     Lines go to `stream` (default: stdout); where that is a terminal and rich is installed, a live bar stands
-    below them. With ``enabled=False`` (ranks other than 0) it says nothing. Used as a context manager.
+    below them. With ``enabled=False`` (ranks other than 0) it says nothing. `limit` tells the seconds that the job has
+    left, None where it has all it wants. Used as a context manager.
     """
 
     def __init__(
@@ -27,8 +28,9 @@ class Progress:
         log_every: int = 10,
         enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        limit: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._total, self._log_every, self._clock = total_steps, log_every, clock
+        self._total, self._log_every, self._clock, self._limit = total_steps, log_every, clock, limit
         self._screen: Screen | None = open_screen(stream or sys.stdout, total_steps) if enabled else None
         self._begin = clock()
         self._seen = 0
@@ -77,6 +79,8 @@ class Progress:
             f"{self._tokens / self._seconds if self._seconds else 0:,.0f} tokens/s",
             f"{duration(self._left(record))} left",
         ]
+        if (limit := self._limit()) is not None:
+            parts[-1] += f" (limit in {duration(limit)})"
         if record.val_loss is not None:
             parts.append(f"validation loss {record.val_loss:.4f}")
         return "  ".join(parts)
