@@ -20,6 +20,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from slurm.processes import alive, command_of, kill, tail, wait_until
@@ -38,7 +39,7 @@ CredType=cred/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire={expire}
 # no cgroups, no systemd
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/{task}
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SlurmctldPidFile={folder}/pids/slurmctld
@@ -72,11 +73,14 @@ NODE = (
 )
 # Without this, slurmd looks for cgroups and stops where nothing is mounted, although nothing here uses them.
 CGROUP = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
-# Open MPI as root. Its wheel has no munge, which Debian's PMIx names first.
 ENVIRONMENT = {
+    # Open MPI as root.
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    # Its wheel has no munge, which Debian's PMIx names first.
     "PMIX_MCA_psec": "native",
+    # Addresses of a few bytes. Those of UCX have 800, of which SLURM 22.05's PMI2 read only a part, once in 300 starts.
+    "MPIR_CVAR_CH4_NETMOD": "ofi",
 }
 # By boot_id mpipar knows which ranks share a machine.
 START_NODE = """\
@@ -114,11 +118,12 @@ class Cluster:
 
     folder: Path  # a short path: a socket's name has 107 letters
     nodes: int = 2
-    cpus: int = 8  # that SLURM believes in, a node
+    cpus: int = 8  # a node, by SLURM's belief
     gpus: int = 2  # a node
     port: int = 16817
-    subnet: str = "10.77.0"
+    subnet: str = "10.77.0"  # of which it takes .1, .10, .11 …
     expire: int = 5  # seconds of munge's credentials
+    task: str = "none"  # or "affinity", which binds; then `cpus` must be real
 
     @property
     def names(self) -> list[str]:
@@ -183,7 +188,7 @@ class Cluster:
         host = socket.gethostname().partition(".")[0]
         fields = {
             "host": host, "subnet": self.subnet, "port": self.port, "folder": folder, "expire": self.expire,
-            "names": ",".join(self.names),
+            "task": self.task, "names": ",".join(self.names),
         }  # fmt: skip
         nodes = "".join(
             NODE.format(
@@ -334,14 +339,13 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def chosen() -> dict[str, object]:
+def chosen() -> dict[str, Any]:
     """Port and subnet, for a machine on which the usual ones are taken: MPIPAR_SLURM_PORT, MPIPAR_SLURM_SUBNET."""
-    found: dict[str, object] = {}
-    if port := os.environ.get("MPIPAR_SLURM_PORT"):
-        found["port"] = int(port)
-    if subnet := os.environ.get("MPIPAR_SLURM_SUBNET"):
-        found["subnet"] = subnet
-    return found
+    environment = os.environ
+    return {
+        "port": int(environment.get("MPIPAR_SLURM_PORT", Cluster.port)),
+        "subnet": environment.get("MPIPAR_SLURM_SUBNET", Cluster.subnet),
+    }
 
 
 if __name__ == "__main__":

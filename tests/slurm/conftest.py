@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slurm.cluster import Cluster, chosen, missing
@@ -25,16 +27,32 @@ def unless(reason: str) -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+@contextmanager
+def running(**fields: Any) -> Iterator[Cluster]:
     unless(missing())
     with tempfile.TemporaryDirectory(prefix="mpipar-slurm-", dir="/tmp") as folder:
-        cluster = Cluster(Path(folder), **chosen())
+        cluster = Cluster(Path(folder), **(chosen() | fields))
         cluster.up()
         try:
             yield cluster
         finally:
             cluster.down()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with running() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def binding_cluster() -> Iterator[Cluster]:
+    """One that binds tasks to cores, beside the other: its nodes have no more cores than the machine."""
+    unless("" if len(os.sched_getaffinity(0)) >= 2 else "binding needs two cores")
+    with running(
+        port=chosen()["port"] + 10, subnet=chosen()["subnet"] + "1", cpus=2, task="affinity"
+    ) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -68,8 +68,12 @@ class Desk:
         path.write_text(text.replace(old, new))
 
     def finish(self, job: str, seconds: float = 60) -> dict[str, str]:
-        """Waits for the end of a job, and returns what SLURM then says of it."""
-        wait_until(lambda: self.about(job)["JobState"] in ENDED, seconds, f"end of job {job}", self.logs)
+        """Waits for the end of a job, and returns what SLURM then says of it. After `seconds` it is cancelled."""
+        try:
+            wait_until(lambda: self.about(job)["JobState"] in ENDED, seconds, f"end of job {job}", self.logs)
+        except TimeoutError:
+            self.run("scancel", job)  # or those after it would wait for its nodes
+            raise
         return self.about(job)
 
     def succeed(self, job: str, seconds: float = 60) -> str:

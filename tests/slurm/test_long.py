@@ -6,6 +6,7 @@ A failure shows the logs of all jobs, or the first record that differs.
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ FLAGS = shlex.split(
     f"--steps {STEPS} --save-every 25 --keep 100 --batch 4 --context 8 --width 8 --heads 2 --layers 1 --warmup 40 "
     "--dropout 0.1 --val-every 75 --val-batches 1 --sample 0 --log-every 1000 --dtype float64 --data words.txt"
 )
+NO_SIGNAL = "--signal=B:URG@1"  # one that bash does not heed
 TWO_BY_TWO = "--nodes=2 --ntasks-per-node=2 --time=10"
 
 
@@ -37,8 +39,8 @@ def whole(shared_desk: Desk) -> Desk:
 def stopped(whole: Desk) -> dict[str, str]:
     """Jobs by their run: their ranks are halted after some steps, and wait for what SLURM does within the minute."""
     jobs = {}
-    for out, asked in (("limit", ""), ("signal", "--signal=B:USR1@30")):
-        jobs[out] = start(whole, f"runs/{out}", f"--time=1 {asked or '--signal=B:URG@1'}")
+    for out, asked in (("limit", NO_SIGNAL), ("signal", "--signal=B:USR1@30")):
+        jobs[out] = start(whole, f"runs/{out}", f"--time=1 {asked}")
     for out, job in jobs.items():
         reach(whole, job, f"runs/{out}", 20)
         whole.run("scancel", "--signal=STOP", job)
@@ -74,6 +76,20 @@ def saved(desk: Desk, out: str) -> list[int]:
     """The steps of its checkpoints."""
     folder = desk.folder / out / "checkpoints"
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def test_before_the_time_limit_without_a_signal(whole: Desk) -> None:
+    """train.py knows the limit, and what a step takes: a halt of 15 s is one that makes the next minute too short."""
+    desk, out = whole, "runs/margin"
+    job = start(desk, out, f"--time=1 {NO_SIGNAL}")
+    reach(desk, job, out, 20)
+    desk.run("scancel", "--signal=STOP", job)
+    time.sleep(15)
+    desk.run("scancel", "--signal=CONT", job)
+    desk.succeed(job, 120)
+    assert "before the time limit" in desk.log(desk.about(job))
+    assert int(desk.about(job)["Restarts"]) >= 1
+    check_whole(desk, out)
 
 
 @pytest.mark.usefixtures("stopped")  # their minute begins
