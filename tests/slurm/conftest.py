@@ -49,9 +49,9 @@ def cluster() -> Iterator[Cluster]:
 def binding_cluster() -> Iterator[Cluster]:
     """One that binds tasks to cores, beside the other: its nodes have no more cores than the machine."""
     unless("" if len(os.sched_getaffinity(0)) >= 2 else "binding needs two cores")
-    with running(
-        port=chosen()["port"] + 10, subnet=chosen()["subnet"] + "1", cpus=2, task="affinity"
-    ) as cluster:
+    net, _, number = chosen()["subnet"].rpartition(".")
+    beside = {"port": chosen()["port"] + 10, "subnet": f"{net}.{int(number) + 1}"}
+    with running(cpus=2, task="affinity", **beside) as cluster:
         yield cluster
 
 
