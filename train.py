@@ -101,13 +101,9 @@ def main() -> None:
             return
         header = f"mpipar {__version__}: mpirun -n {ranks.size} python {shlex.join(sys.argv)}"
         on_first_rank(ranks, lambda: write_config(out, as_toml(config, header)))
+        axes = mesh_axes(config, ranks.size)
         begun = describe(
-            ranks,
-            datetime.now(),
-            version=__version__,
-            mesh=mesh_axes(config, ranks.size),
-            device=device.words,
-            step=start,
+            ranks, datetime.now(), mpipar=__version__, mesh=axes, device=device.words, step=start
         )
         on_first_rank(ranks, lambda: write_start(out, begun))
         after = start if config.resume == AUTO else None

@@ -21,6 +21,7 @@ VALUES: dict[type, st.SearchStrategy[Any]] = {
     str: TEXTS,
     tuple: st.lists(PATHS).map(tuple),
 }
+FORMED = {"mesh": ("dp=2,tp=3", "tp=1"), "time_limit": ("none", "90", "2-12:00:00")}  # of fields with a form
 ANY = st.builds(TrainConfig, **{each.name: VALUES[type(each.default)] for each in fields(TrainConfig)})
 
 
@@ -30,7 +31,7 @@ def legal(option: Option) -> st.SearchStrategy[Any]:
     if flag.choices:
         return st.sampled_from(flag.choices)
     if flag.parse is not None:
-        return st.sampled_from([option.default, "dp=2,tp=3", "tp=1"])
+        return st.sampled_from([option.default, *FORMED[option.field]])
     if isinstance(option.default, bool):
         return st.booleans()
     if isinstance(option.default, int):

@@ -83,7 +83,7 @@ class TrainConfig:
     trace_steps: int = flag(5, "steps in the trace", least=1)
     time_limit: str = flag(
         "auto",
-        "checkpoint and end before it: auto (SLURM's), none, or 90 (minutes), 1:30:00",
+        "ends before it with a checkpoint: auto (SLURM's), none, 1:30:00",
         parse=parse_limit,
     )
     strict: bool = flag(False, "stop where the newest checkpoint is damaged, rather than take one before it")
