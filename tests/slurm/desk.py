@@ -67,7 +67,7 @@ class Desk:
         assert old in text, f"{file} has no {old}"
         path.write_text(text.replace(old, new))
 
-    def finish(self, job: str, seconds: float = 60) -> dict[str, str]:
+    def finish(self, job: str, seconds: float = 120) -> dict[str, str]:
         """Waits for the end of a job, and returns what SLURM then says of it. After `seconds` it is cancelled."""
         try:
             wait_until(lambda: self.about(job)["JobState"] in ENDED, seconds, f"end of job {job}", self.logs)
@@ -76,7 +76,7 @@ class Desk:
             raise
         return self.about(job)
 
-    def succeed(self, job: str, seconds: float = 60) -> str:
+    def succeed(self, job: str, seconds: float = 120) -> str:
         """Waits for the end of a job, which must be a good one, and returns its log."""
         about = self.finish(job, seconds)
         assert (about["JobState"], about["ExitCode"]) == ("COMPLETED", "0:0"), self.logs()

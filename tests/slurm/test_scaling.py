@@ -22,7 +22,7 @@ def test_study(desk: Desk, weak: str) -> None:
     study = desk.submit("scaling.sbatch", *SMALL, options=options, WEAK=weak, BATCH="4")
     out = f"runs/scaling-{study}"
     gather = desk.submit("scaling-gather.sbatch", out, options=f"--dependency=afterany:{study} --time=5")
-    log = desk.succeed(gather, 120)
+    log = desk.succeed(gather, 240)
     table = (desk.folder / out / "scaling.md").read_text()
     assert table in log
     assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["1", "2", "4"]
