@@ -39,11 +39,11 @@ class Desk:
     cluster: Cluster
     venv: Path = VENV
 
-    def run(self, *command: str, timeout: float = 120, **variables: str) -> str:
+    def run(self, *command: str, **variables: str) -> str:
         """What a command prints. It must succeed."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment(variables), stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=timeout, check=False,
+            text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
