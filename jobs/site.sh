@@ -21,10 +21,11 @@ per_node=${SLURM_NTASKS_PER_NODE:?the script wants --ntasks-per-node}
 
 export OMP_NUM_THREADS=$cores # BLAS and Numba
 
-# Without --kill-on-bad-exit the step would wait for the ranks that a dead one has left. srun does not take over
-# --cpus-per-task (since SLURM 22.05): SRUN_CPUS_PER_TASK tells it. Where mpirun starts its daemons with srun, neither
-# that nor a binding may cut them down to the cores of one rank.
-srun=(srun --nodes="$(((ranks + per_node - 1) / per_node))" --ntasks="$ranks" --kill-on-bad-exit=1 --cpu-bind=cores)
+# A rank that ends leaves 60 s to the others: at a checkpoint all end with code 85, and --kill-on-bad-exit=1, which some
+# clusters have as their rule, would kill the slower ones and lose that code. srun does not take over --cpus-per-task
+# (since SLURM 22.05): SRUN_CPUS_PER_TASK tells it. Where mpirun starts its daemons with srun, neither that nor a
+# binding may cut them down to the cores of one rank.
+srun=(srun --nodes="$(((ranks + per_node - 1) / per_node))" --ntasks="$ranks" --cpu-bind=cores --kill-on-bad-exit=0 --wait=60)
 if [ "$LAUNCHER" = srun ]; then
     export SRUN_CPUS_PER_TASK=$cores
 else
