@@ -100,8 +100,8 @@ def program(slurm: Slurm, place: Place) -> Iterator[str]:
 
 def launch(slurm: Slurm) -> str:
     """What stands before the program: srun, or the mpirun of one of the MPIs, which knows SLURM's nodes."""
-    if slurm.launcher == "srun":  # --wait: seconds that the other ranks have when one has ended
-        return f"srun --mpi={PMI[slurm.mpi]} --wait=60"
+    if slurm.launcher == "srun":  # a rank that ends leaves the others 60 s: all end with 85, if not at once
+        return f"srun --mpi={PMI[slurm.mpi]} --kill-on-bad-exit=0 --wait=60"
     if slurm.mpi == "openmpi":
         bound = f" --map-by slot:PE={slurm.cpus_per_task} --bind-to core" if slurm.cpus_per_task > 1 else ""
         return f"mpirun -n {slurm.ranks}{bound}"

@@ -54,7 +54,7 @@ def test_a_plain_job(tmp_path: Path) -> None:
     lines = text.splitlines()
     assert lines[0] == "#!/bin/bash"
     assert f"cd -- {tmp_path} || exit 2" in lines
-    assert "launch=(srun --mpi=pmi2 --wait=60)" in lines
+    assert "launch=(srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=60)" in lines
     assert "python=(python)" in lines
     assert '"${launch[@]}" "${python[@]}" -m mpipar doctor || exit 1' in lines
     assert f'"${{launch[@]}}" "${{python[@]}}" -u train.py --config {tmp_path}/run/job-1.toml &' in lines
@@ -87,10 +87,10 @@ def test_all_that_can_be_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("slurm", "launch"),
     [
-        ({"mpi": "openmpi"}, "srun --mpi=pmix --wait=60"),
+        ({"mpi": "openmpi"}, "srun --mpi=pmix --kill-on-bad-exit=0 --wait=60"),
         (
             {"mpi": "intel", "environment": ["I_MPI_PMI_LIBRARY=/usr/lib64/libpmi2.so"]},
-            "srun --mpi=pmi2 --wait=60",
+            "srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=60",
         ),
         ({"launcher": "mpirun"}, "mpirun -n 4 -ppn 2"),
         ({"launcher": "mpirun", "mpi": "intel"}, "mpirun -n 4 -ppn 2"),
@@ -171,9 +171,18 @@ def test_a_signal_reaches_the_program_and_the_job_is_queued_again(
     assert (code, said.splitlines()) == (85, ["saved", "mpipar: restart 1 of 2"])
     assert calls(tmp_path / "fakes", "scontrol") == [["requeue", "7"]]
     doctor, train = calls(tmp_path / "fakes", "srun")
-    assert doctor == ["--mpi=pmi2", "--wait=60", "python", "-m", "mpipar", "doctor"]
+    assert doctor == ["--mpi=pmi2", "--kill-on-bad-exit=0", "--wait=60", "python", "-m", "mpipar", "doctor"]
     config = f"{tmp_path}/run/job-1.toml"
-    assert train == ["--mpi=pmi2", "--wait=60", "python", "-u", "train.py", "--config", config]
+    assert train == [
+        "--mpi=pmi2",
+        "--kill-on-bad-exit=0",
+        "--wait=60",
+        "python",
+        "-u",
+        "train.py",
+        "--config",
+        config,
+    ]
 
 
 def test_a_task_of_an_array_is_queued_again_by_its_own_name(start: Start, tmp_path: Path) -> None:
