@@ -83,7 +83,10 @@ def surroundings(slurm: Slurm, place: Place) -> Iterator[str]:
     if slurm.venv:
         yield f"source {quoted(expanded(slurm.venv) + '/bin/activate')} || exit 2"
     yield from map(exported, slurm.environment)
-    yield "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun has not inherited it since SLURM 22.05"
+    if slurm.launcher == "srun":
+        yield "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun has not inherited it since SLURM 22.05"
+    else:
+        yield "export SLURM_CPU_BIND=none  # mpirun starts a daemon a node by srun, and it must have all cores"
     yield "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"
 
 
@@ -105,7 +108,8 @@ def launch(slurm: Slurm) -> str:
     if slurm.mpi == "openmpi":
         bound = f" --map-by slot:PE={slurm.cpus_per_task} --bind-to core" if slurm.cpus_per_task > 1 else ""
         return f"mpirun -n {slurm.ranks}{bound}"
-    return f"mpirun -n {slurm.ranks} -ppn {slurm.tasks_per_node}"
+    bound = f" -bind-to core:{slurm.cpus_per_task}" if slurm.mpi == "mpich" else ""  # Intel's binds by itself
+    return f"mpirun -n {slurm.ranks} -ppn {slurm.tasks_per_node}{bound}"
 
 
 def python(slurm: Slurm, place: Place) -> str:

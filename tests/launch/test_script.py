@@ -92,7 +92,7 @@ def test_all_that_can_be_asked_for(tmp_path: Path) -> None:
             {"mpi": "intel", "environment": ["I_MPI_PMI_LIBRARY=/usr/lib64/libpmi2.so"]},
             "srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=60",
         ),
-        ({"launcher": "mpirun"}, "mpirun -n 4 -ppn 2"),
+        ({"launcher": "mpirun"}, "mpirun -n 4 -ppn 2 -bind-to core:1"),
         ({"launcher": "mpirun", "mpi": "intel"}, "mpirun -n 4 -ppn 2"),
         ({"launcher": "mpirun", "mpi": "openmpi"}, "mpirun -n 4"),
         (
@@ -103,6 +103,16 @@ def test_all_that_can_be_asked_for(tmp_path: Path) -> None:
 )
 def test_each_mpi_is_started_in_its_way(tmp_path: Path, slurm: dict[str, Any], launch: str) -> None:
     assert f"launch=({launch})\n" in rendered(tmp_path, slurm={"nodes": 2, "tasks_per_node": 2, **slurm})
+
+
+def test_daemons_of_mpirun_are_not_cut_down_to_the_cores_of_a_rank(tmp_path: Path) -> None:
+    for launcher, line, other in (
+        ("srun", "export SRUN_CPUS_PER_TASK=", "SLURM_CPU_BIND"),
+        ("mpirun", "export SLURM_CPU_BIND=none", "SRUN_CPUS_PER_TASK"),
+    ):
+        text = rendered(tmp_path, slurm={"launcher": launcher})
+        assert line in text
+        assert other not in text
 
 
 def test_a_container(tmp_path: Path) -> None:
