@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +13,12 @@ from mpipar.job.launcher import clean_environment
 from mpipar.launch.script import COMMENT
 
 PATIENCE = 60.0  # seconds that a command has
+SET = re.compile(r"^#SBATCH --([a-z-]+)", re.MULTILINE)
+VARIABLES = {
+    "time": "TIMELIMIT",
+    "no-requeue": "REQUEUE",
+    "requeue": "NO_REQUEUE",
+}  # not by the option's name
 
 
 class Live(NamedTuple):
@@ -23,12 +30,12 @@ class Live(NamedTuple):
     out: str  # of a job that mpipar submitted
 
 
-def call(words: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs one of SLURM's commands. Raises UsageError where it is not there or does not answer."""
+def call(words: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs one of SLURM's commands, `text` as its input. Raises UsageError where it is not there or does not answer."""
     try:
         return subprocess.run(
-            words, input=text, stdin=None if text is not None else subprocess.DEVNULL, capture_output=True, text=True,
-            encoding="utf-8", errors="replace", timeout=PATIENCE, check=False, env=clean_environment(),
+            words, input=text, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=PATIENCE,
+            check=False, env=environment(text),
         )  # fmt: skip
     except FileNotFoundError:
         raise UsageError(
@@ -37,6 +44,15 @@ def call(words: Sequence[str], text: str | None = None) -> subprocess.CompletedP
         ) from None
     except subprocess.TimeoutExpired:
         raise UsageError(f"{words[0]} gave no answer in {PATIENCE:g} s: is SLURM's controller up?") from None
+
+
+def environment(text: str) -> dict[str, str]:
+    """Ours, without what a launcher set, and without the SBATCH_ variables that would win over a line of the script.
+
+    Those that stand for what the script leaves open, such as a person's usual account, stay.
+    """
+    own = {f"SBATCH_{VARIABLES.get(name, name.upper().replace('-', '_'))}" for name in SET.findall(text)}
+    return {name: value for name, value in clean_environment().items() if name not in own}
 
 
 def is_there(command: str) -> bool:

@@ -158,7 +158,7 @@ if [ "$code" = 85 ] && [ -z "$ended" ]; then  # stopped with a checkpoint, and s
         echo "mpipar: restart $((count + 1)) of {restarts}"
         scontrol requeue "$job"
     else
-        echo "mpipar: restarted {restarts} times, and no more"
+        echo "mpipar: no restart, it had its {restarts} (restarts in [slurm])"
     fi
 fi
 exit "$code"\

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
 from mpipar.testing import Finished, launch
 
 pytestmark = pytest.mark.launches
 
+STANDIN = Path(__file__).parents[1] / "standin"
 DOCTOR = """
 import runpy, sys
 sys.argv[1:] = ["doctor"]
@@ -36,6 +41,25 @@ def test_too_many_threads_is_wrong_with_its_fix() -> None:
     assert "WRONG: 2 ranks on " in done.stdout
     assert "unset OMP_NUM_THREADS, and mpipar shares the cores out" in done.stdout
     assert done.stdout.splitlines()[-1] == "1 thing is wrong"
+
+
+def test_ranks_that_are_bound_to_one_core_are_wrong_where_there_are_more() -> None:
+    bind = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    done = launch(2, bind + DOCTOR)
+    several = (os.cpu_count() or 1) > 1
+    assert done.returncode == several, done.stdout + done.stderr
+    assert ("WRONG: ranks 0, 1 on " in done.stdout) == several
+    assert ("let the launcher spread them" in done.stdout) == several
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="the stand-in is for where no CuPy is")
+def test_more_ranks_than_cards_is_wrong() -> None:
+    path = os.pathsep.join([str(STANDIN), os.environ.get("PYTHONPATH", "")])
+    done = launch(3, DOCTOR, env={"PYTHONPATH": path, "STANDIN_CARDS": "2"})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "WRONG: 3 ranks are more than 2 cards with 1 rank each" in done.stdout
+    rows = [line.split("  ")[-1].strip() for line in done.stdout.splitlines() if line.endswith(", stand-in")]
+    assert rows == ["card 0, stand-in", "card 1, stand-in", "card 0, stand-in"]
 
 
 @pytest.mark.parametrize(("told", "said"), [("0", 1), ("1", 0)])

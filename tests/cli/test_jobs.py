@@ -110,6 +110,19 @@ def test_a_job_is_checked_submitted_and_recorded(here: Path, capsys: Capture) ->
     )
 
 
+def test_a_variable_does_not_win_over_the_file(
+    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch reads SBATCH_NAME=value too, and takes it over the line of the script."""
+    program(here / "bin", "sbatch", f"env > {here}/env; {SBATCH}")
+    for name in ("PARTITION", "TIMELIMIT", "REQUEUE", "ACCOUNT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "other")
+    write(here / "a.toml", {"out": "runs/a"}, {"partition": "cpu"})
+    said(capsys, "submit a.toml")
+    left = [line for line in (here / "env").read_text().splitlines() if line.startswith("SBATCH_")]
+    assert left == ["SBATCH_ACCOUNT=other"], "the file names no account"
+
+
 def test_a_run_without_a_directory_gets_one_of_its_own(here: Path, capsys: Capture) -> None:
     write(here / "b.toml")
     said(capsys, "submit b.toml")

@@ -204,7 +204,10 @@ def test_a_task_of_an_array_is_queued_again_by_its_own_name(start: Start, tmp_pa
 
 def test_restarts_have_an_end(start: Start, tmp_path: Path) -> None:
     code, said = signalled(start(SLURM_RESTART_COUNT="2"), tmp_path, signal.SIGUSR1)
-    assert (code, said.splitlines()) == (85, ["saved", "mpipar: restarted 2 times, and no more"])
+    assert (code, said.splitlines()) == (
+        85,
+        ["saved", "mpipar: no restart, it had its 2 (restarts in [slurm])"],
+    )
     assert calls(tmp_path / "fakes", "scontrol") == []
 
 
