@@ -1,7 +1,7 @@
 # shellcheck shell=bash source=/dev/null
 # What is the same in all jobs of a cluster. Each script of this directory reads it. Look through it once per cluster;
 # what differs between runs is in the scripts. Not run by itself.
-set -eo pipefail # not -u: module files read variables that are not set
+set -eo pipefail # whatever fails ends the job; not -u: module files read variables that are not set
 
 # ---- 1. The cluster's software. Names are an example: `module avail` lists those of your cluster. -------------------
 # module purge

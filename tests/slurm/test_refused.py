@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
+
 import pytest
 from slurm.desk import Desk
 
@@ -45,3 +48,21 @@ def test_an_unknown_launcher(desk: Desk) -> None:
     about = desk.finish(desk.submit("cpu.sbatch", *FLAGS, options="--ntasks-per-node=1", LAUNCHER="rsh"))
     assert about["ExitCode"] == "2:0"
     assert "LAUNCHER=rsh: write srun or mpirun" in desk.log(about)
+
+
+def test_a_script_from_another_directory(desk: Desk) -> None:
+    """Its log says which file is not there; nothing runs without what that file sets up."""
+    above = replace(desk, folder=desk.folder.parent)
+    job = above.run("sbatch", "--parsable", "home/jobs/cpu.sbatch", "--data", "home/words.txt").strip()
+    about = above.finish(job)
+    assert about["JobState"] == "FAILED"
+    assert "jobs/site.sh: No such file or directory" in above.log(about)
+    assert "Mesh" not in above.log(about)
+
+
+def test_a_script_without_sbatch(desk: Desk) -> None:
+    done = subprocess.run(
+        ["bash", "jobs/cpu.sbatch"], cwd=desk.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "SLURM_SUBMIT_DIR: start it with sbatch" in done.stderr
