@@ -36,15 +36,17 @@ def whole(shared_desk: Desk) -> Desk:
 
 
 @pytest.fixture(scope="module")
-def stopped(whole: Desk) -> dict[str, str]:
-    """Jobs by their run: their ranks are halted after some steps, and wait for what SLURM does."""
-    jobs = {}
-    for out, asked in (("limit", NO_SIGNAL), ("signal", "--signal=B:USR1@30")):
-        jobs[out] = start(whole, f"runs/{out}", f"--time=2 {asked}")
-    for out, job in jobs.items():
-        reach(whole, job, f"runs/{out}", 20)
-        whole.run("scancel", "--signal=STOP", job)
-    return jobs
+def halted(whole: Desk) -> str:
+    """A job of runs/limit, halted after some steps: it sits there until its time limit, while other tests run."""
+    job = start(whole, "runs/limit", f"--time=2 {NO_SIGNAL}")
+    halt(whole, job, "runs/limit")
+    return job
+
+
+def halt(desk: Desk, job: str, out: str) -> None:
+    """Stops its ranks after some steps, so that they take no time from other tests."""
+    reach(desk, job, out, 20)
+    desk.run("scancel", "--signal=STOP", job)
 
 
 def start(desk: Desk, out: str, options: str = "", **variables: str) -> str:
@@ -82,8 +84,7 @@ def test_before_the_time_limit_without_a_signal(whole: Desk) -> None:
     """train.py knows the limit, and what a step takes: a halt of 15 s is one that makes the next minute too short."""
     desk, out = whole, "runs/margin"
     job = start(desk, out, f"--time=1 {NO_SIGNAL}")
-    reach(desk, job, out, 20)
-    desk.run("scancel", "--signal=STOP", job)
+    halt(desk, job, out)
     time.sleep(15)
     desk.run("scancel", "--signal=CONT", job)
     desk.succeed(job, 180)
@@ -92,7 +93,7 @@ def test_before_the_time_limit_without_a_signal(whole: Desk) -> None:
     check_whole(desk, out)
 
 
-@pytest.mark.usefixtures("stopped")  # their minutes begin
+@pytest.mark.usefixtures("halted")  # its minutes begin
 def test_asked_twice_then_once_too_often(whole: Desk) -> None:
     """Each time: a checkpoint, exit code 85, back into the queue, on. At the cap it ends, and a new job goes on."""
     desk, out = whole, "runs/asked"
@@ -147,10 +148,22 @@ def check_goes_on(desk: Desk, out: str, launcher: str) -> None:
     check_whole(desk, out)
 
 
-def test_time_limit(whole: Desk, stopped: dict[str, str]) -> None:
+def test_signal_before_the_time_limit(whole: Desk) -> None:
+    """--signal=B:USR1@15 of a minute: SLURM's own word, at a time of its choice."""
+    desk, out = whole, "runs/signal"
+    job = start(desk, out, "--time=1 --signal=B:USR1@15")
+    halt(desk, job, out)
+    wait_until(lambda: "SLURM asks for an end" in desk.log(desk.about(job)), 60, "signal", desk.logs)
+    desk.run("scancel", "--signal=CONT", job)
+    desk.succeed(job, 180)
+    assert int(desk.about(job)["Restarts"]) >= 1
+    check_whole(desk, out)
+
+
+def test_time_limit(whole: Desk, halted: str) -> None:
     """Nobody asked before: with SIGTERM at the limit there is time for a checkpoint. It is not queued again."""
     desk, out = whole, "runs/limit"
-    about = desk.finish(stopped["limit"], 180)
+    about = desk.finish(halted, 180)
     assert (about["JobState"], about["Restarts"]) == ("TIMEOUT", "0"), desk.logs()
     wait_until(
         lambda: saved(desk, out)[-1:] == [desk.steps(out)], 10, "checkpoint of the last step", desk.logs
@@ -158,16 +171,6 @@ def test_time_limit(whole: Desk, stopped: dict[str, str]) -> None:
     assert desk.steps(out) < STEPS
     desk.succeed(start(desk, out))
     check_whole(desk, out)
-
-
-def test_signal_before_the_time_limit(whole: Desk, stopped: dict[str, str]) -> None:
-    """--signal=B:USR1@30 of two minutes: SLURM's own word, at a time of its choice."""
-    desk, job = whole, stopped["signal"]
-    wait_until(lambda: "SLURM asks for an end" in desk.log(desk.about(job)), 150, "signal", desk.logs)
-    desk.run("scancel", "--signal=CONT", job)
-    desk.succeed(job, 180)
-    assert int(desk.about(job)["Restarts"]) >= 1
-    check_whole(desk, "runs/signal")
 
 
 def test_node_lost(whole: Desk) -> None:
