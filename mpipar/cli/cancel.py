@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpipar.cli.command import Command
+from mpipar.cli.command import Command, refuse_ranks
 from mpipar.config.flags import flag
 from mpipar.errors import UsageError
 from mpipar.launch import queue
@@ -20,6 +20,7 @@ class Cancel:
 
 def run(flags: Cancel) -> None:
     """Only jobs that mpipar submitted: their records are looked up."""
+    refuse_ranks("cancel")
     if not flags.job:
         raise UsageError("cancel needs a JOB: write  mpipar cancel JOB, a number or the directory of a run")
     live = queue.live()

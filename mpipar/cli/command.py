@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from mpipar.errors import UsageError
+from mpipar.job.launcher import launched_size
+
 
 class Command(NamedTuple):
     """A sub-command of `mpipar`. `run` takes an instance of `flags`, raises UsageError for bad usage, and returns
@@ -17,3 +20,9 @@ class Command(NamedTuple):
     run: Callable[[Any], int | None]
     read: Callable[[Sequence[str]], Any] | None = None
     more: str = ""
+
+
+def refuse_ranks(name: str) -> None:
+    """Raises UsageError where a launcher has started several of us."""
+    if launched_size() > 1:
+        raise UsageError(f"{name} is the work of one process: start it without mpirun or srun")

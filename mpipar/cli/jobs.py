@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipar.cli.command import Command
+from mpipar.cli.command import Command, refuse_ranks
 from mpipar.config.flags import flag
 from mpipar.errors import UsageError
 from mpipar.launch.status import jobs, table
@@ -20,6 +20,7 @@ class Jobs:
 
 
 def run(flags: Jobs) -> None:
+    refuse_ranks("jobs")
     named = [Path(each).expanduser() for each in flags.directories or (RUNS,)]
     if missing := next((each for each in named if flags.directories and not each.is_dir()), None):
         raise UsageError(f"{missing} is no directory: name that of a run, or one that holds several")

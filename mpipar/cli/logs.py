@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipar.cli.command import Command
+from mpipar.cli.command import Command, refuse_ranks
 from mpipar.config.flags import check_limits, flag
 from mpipar.errors import UsageError
 from mpipar.launch import queue
@@ -29,6 +29,7 @@ class Logs:
 
 
 def run(flags: Logs) -> None:
+    refuse_ranks("logs")
     check_limits(flags)
     if len(flags.job) != 1:
         raise UsageError(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from mpipar.cli.command import Command
+from mpipar.cli.command import Command, refuse_ranks
 from mpipar.config.flags import flag
 from mpipar.errors import UsageError
-from mpipar.job.launcher import launched_size
 from mpipar.launch import submit as job
 from mpipar.launch.settings import read
 
@@ -22,8 +21,7 @@ class Submit:
 
 
 def run(flags: Submit) -> None:
-    if launched_size() > 1:
-        raise UsageError("submit is the work of one process: start it without mpirun or srun")
+    refuse_ranks("submit")
     if len(flags.config) != 1:
         raise UsageError(
             f"submit takes one CONFIG.toml, not {len(flags.config)}: write  mpipar submit CONFIG.toml"

@@ -35,7 +35,7 @@ OUTPUT = (
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with train.py, a file to submit, and programs that stand for SLURM's."""
     monkeypatch.chdir(tmp_path)
-    for name in ("cli", "cli.submit"):
+    for name in ("cli", "cli.command"):
         monkeypatch.setattr(f"mpipar.{name}.launched_size", lambda: 1)
     shutil.copy(Path(__file__).parents[2] / "train.py", tmp_path)
     write(
@@ -255,6 +255,18 @@ def test_cancel_names_the_jobs_that_live(here: Path, capsys: Capture) -> None:
     assert said(capsys, "cancel runs/c") == "nothing to cancel: 40 ended before\n"
     program(here / "bin", "scancel", "echo 'scancel: error: denied' >&2; exit 1")
     assert "scancel: error: denied" in said(capsys, "cancel 42", code=2)
+
+
+@pytest.mark.parametrize("line", ["submit a.toml", "jobs", "logs 42", "cancel 42"])
+def test_ranks_of_a_job_are_refused(
+    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr("mpipar.cli.command.launched_size", lambda: 4)
+    text = said(capsys, line, code=2)
+    assert (
+        text
+        == f"mpipar: {line.split(maxsplit=1)[0]} is the work of one process: start it without mpirun or srun\n"
+    )
 
 
 # ---- as a process ------------------------------------------------------------------------------------------------
