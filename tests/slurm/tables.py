@@ -54,6 +54,8 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     # Its wheel has no munge, which Debian's PMIx names first.
     "PMIX_MCA_psec": "native",
+    # The nodes do not know that they share their cores: a rank that waits lets another run.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
     # Addresses of a few bytes. Those of UCX have 800, of which SLURM 22.05's PMI2 read only a part, once in 300 starts.
     "MPIR_CVAR_CH4_NETMOD": "ofi",
 }
