@@ -32,7 +32,7 @@ from mpipar.job.limit import TimeLimit
 from mpipar.job.preempt import PREEMPTED, Preemption
 from mpipar.job.start import describe
 from mpipar.job.threads import use_threads
-from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table, write_config
+from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table
 from mpipar.log.out import write_config, write_start
 from mpipar.models import GPT, GPTConfig, gpt_stages, sample
 from mpipar.nn import weight_rows

@@ -39,7 +39,9 @@ def vocab_parallel_linear_cross_entropy(
     words = 0 if transposed else 1
     if weight.ndim != 2 or weight.shape[1 - words] != x.shape[-1]:
         raise ValueError(f"cross-entropy: x {x.layout} by a weight {weight.layout}: their widths differ")
-    if x.is_floating and x.dtype.itemsize == 2:  # a sum over thousands of rows has more digits than 16 bits hold
+    if (
+        x.is_floating and x.dtype.itemsize == 2
+    ):  # a sum over thousands of rows has more digits than 16 bits hold
         x, weight = x.astype("float32"), weight.astype("float32")
     comm = x.mesh[axis] if axis in weight.layout.cuts[words].axes else None
     return apply(
