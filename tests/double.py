@@ -265,7 +265,9 @@ class DoubleBackend:
 
     dtype, is_floating = computed(cpu.dtype), computed(cpu.is_floating)
     cast, widen, contiguous = computed(cpu.cast), computed(cpu.widen), computed(cpu.contiguous)
+    arena = None
     empty, zeros, full = computed(cpu.empty), computed(cpu.zeros), computed(cpu.full)
+    empty_shared = computed(cpu.empty)
     arange, copy = computed(cpu.arange), computed(cpu.copy)
     concatenate, broadcast_to = computed(cpu.concatenate), computed(cpu.broadcast_to)
     addresses, argmax, cumsum = computed(cpu.addresses), computed(cpu.argmax), computed(cpu.cumsum)

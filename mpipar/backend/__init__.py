@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from functools import cache
 
-from mpipar.backend.base import Array, Backend, Device, DType, Shape
+from mpipar.backend.base import Arena, Array, Backend, Device, DType, Shape
 from mpipar.errors import UsageError
 
-__all__ = ["Array", "Backend", "DType", "Device", "Shape", "cpu", "use_threads"]
+__all__ = ["Arena", "Array", "Backend", "DType", "Device", "Shape", "cpu", "use_threads"]
 
 
 @cache

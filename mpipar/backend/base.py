@@ -37,11 +37,39 @@ class Device(Protocol):
         """Asks for a copy from the host buffer, which must stay as it is until `synchronize` returns."""
 
 
+class Arena(Protocol):
+    """Memory of this process that others of its machine read and write. `memory` is what `attach` returns."""
+
+    least: int  # bytes of an array from which it pays
+
+    def open(self, share: int) -> Any:
+        """Makes it, at most a `share`-th of the machine's; what others hand to `attach`, None where it fails."""
+
+    def attach(self, place: Any) -> Any:
+        """The memory of a process that has opened its own; None where it cannot be had."""
+
+    def empty(self, shape: Shape, dtype: DType) -> Array | None:
+        """An array in this process's memory; None where there is no room."""
+
+    def start(self, x: Array) -> int:
+        """Where in this process's memory a contiguous array begins; -1 where it is not there."""
+
+    def view(self, memory: Any, start: int, shape: Shape, dtype: DType) -> Array:
+        """The contiguous array that begins there."""
+
+    def fold(self, outs: Sequence[Array], terms: Sequence[Array], op: str) -> None:
+        """outs[k] ← terms[0] op terms[1] op …, 16-bit floats in float32: "sum", "max" or "min" of arrays (R, K).
+
+        outs[k] may be terms[k] itself.
+        """
+
+
 class Backend(Protocol):
     """The contract. Shapes are written (…, C); N is a number of rows."""
 
     name: str
     device: Device | None  # None: MPI reads and fills the arrays' own memory
+    arena: Arena | None  # None: there is no memory that ranks share
 
     def __hash__(self) -> int: ...
 
@@ -70,6 +98,9 @@ class Backend(Protocol):
 
     # making and joining
     def empty(self, shape: Shape, dtype: DType) -> Array: ...
+    def empty_shared(self, shape: Shape, dtype: DType) -> Array:
+        """Where the ranks of this machine reach it without a copy, if that pays: what a collective takes next."""
+
     def zeros(self, shape: Shape, dtype: DType) -> Array: ...
     def full(self, shape: Shape, value: float, dtype: DType) -> Array: ...
     def arange(self, start: int, stop: int, dtype: DType = "int64") -> Array: ...
@@ -124,7 +155,9 @@ class Backend(Protocol):
     def square_sum(self, x: Array) -> Array:
         """Σ x² as a 0-d array, accumulated in float64."""
 
-    def matmul(self, a: Array, b: Array) -> Array: ...
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """Into `out`, a contiguous array of the result's shape and dtype, where it is given."""
+
     def affine(self, a: Array, b: Array, bias: Array) -> Array:
         """a·b + bias: (N, K), (K, M), (M,) → (N, M)."""
 

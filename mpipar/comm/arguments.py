@@ -41,6 +41,13 @@ def lengths(comm: Comm, x: Array, dim: int, sizes: Sequence[int] | None) -> tupl
     return dim, tuple(sizes)
 
 
+def fits(comm: Comm, x: Array, out: Array | None) -> None:
+    if out is not None and (out.shape, out.dtype) != (x.shape, x.dtype):
+        raise ValueError(
+            f"out on {comm.label!r} is {out.dtype} {out.shape}, the array {x.dtype} {x.shape}: they must be alike"
+        )
+
+
 def alike(comm: Comm, what: Sequence[object], told: Sequence[tuple[Shape, str]]) -> None:
     """Raises CommError, the same on all ranks, where one of them came with another shape or dtype."""
     for rank, its in enumerate(what):

@@ -14,11 +14,12 @@ from time import perf_counter
 from typing import Any
 
 from mpipar.backend import Array, Backend, DType, Shape
-from mpipar.comm import arguments
+from mpipar.comm import arguments, shared
 from mpipar.comm.handle import Handle, Queue, Transport, run_now
 from mpipar.comm.ledger import Ledger, call_site
 from mpipar.comm.plan import Plan, background, collective
 from mpipar.comm.scheme import Operation, Scheme, barrier, row_bytes
+from mpipar.comm.shared import Shared
 from mpipar.comm.window import Window
 
 
@@ -34,6 +35,7 @@ class Comm:
         self.transport, self.label, self.ledger, self.xp = transport, label, ledger, xp
         self.rank, self.size = transport.rank, transport.size
         self._scheme = Scheme(self.rank, self.size, label, xp)
+        self._shared = shared.among(self._scheme, transport)
 
     def __repr__(self) -> str:
         return f"Comm({self.label!r}, rank {self.rank} of {self.size})"
@@ -41,10 +43,15 @@ class Comm:
     # ---- reductions -------------------------------------------------------------------------------------
 
     @collective
-    def allreduce(self, x: Array, op: Operation = "sum") -> Plan[Array]:
-        """The sum (max, min) over the ranks, the same bits on each. `x` has one shape on all ranks."""
-        steps = self._scheme.allreduce(x, op)
-        return Plan("allreduce", x.nbytes, steps, several=not self._scheme.is_small(x))
+    def allreduce(self, x: Array, op: Operation = "sum", out: Array | None = None) -> Plan[Array]:
+        """The sum (max, min) over the ranks, the same bits on each. `x` has one shape on all ranks.
+
+        Into `out`, which may be `x` itself, where it is given: then that is what comes back.
+        """
+        arguments.fits(self, x, out)
+        way = self._way(x.nbytes)
+        several = way is not self._scheme or not self._scheme.is_small(x)
+        return Plan("allreduce", x.nbytes, way.allreduce(x, op, out), several)
 
     @collective
     def reduce_scatter(
@@ -56,8 +63,10 @@ class Comm:
         `dtype`: of the sum, where it is not that of `x`: terms of 16 bits on the way, their sum in float32.
         """
         dim, sizes = arguments.pieces(self, x.shape, dim, sizes)
-        steps = self._scheme.reduce_scatter(x, dim, sizes, op, dtype)
-        return Plan("reduce_scatter", self._all_but_mine(x, dim, sizes), steps)
+        way = self._scheme if dtype else self._way(x.nbytes)  # through memory the sum is of the terms' dtype
+        told = {"dtype": dtype} if dtype else {}
+        steps = way.reduce_scatter(x, dim, sizes, op, **told)
+        return Plan("reduce_scatter", self._all_but_mine(x, dim, sizes), steps, way is not self._scheme)
 
     @collective
     def reduce(self, x: Array, root: int = 0, op: Operation = "sum") -> Plan[Array | None]:
@@ -71,7 +80,8 @@ class Comm:
     def allgather(self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None) -> Plan[Array]:
         """The pieces of all ranks joined along `dim`. Without `sizes` the ranks first tell their lengths."""
         dim, sizes = arguments.lengths(self, x, dim, sizes)
-        return Plan("allgather", x.nbytes, self._scheme.allgather(x, dim, sizes))
+        way = self._way(sum(sizes) * row_bytes(x.shape, dim, x.dtype.itemsize))
+        return Plan("allgather", x.nbytes, way.allgather(x, dim, sizes), way is not self._scheme)
 
     @collective
     def gather(
@@ -282,6 +292,11 @@ class Comm:
             self.ledger.add(self.label, plan.operation, sent, seconds, site)
 
         return Handle(plan.steps, self.transport, done, _queue(self.transport) if plan.several else None)
+
+    def _way(self, n_bytes: int) -> Scheme | Shared:
+        """Through memory where that can be and pays; `n_bytes`: of an array that is the same on all ranks."""
+        way = self._shared
+        return self._scheme if way is None or n_bytes < way.arena.least else way
 
     def _sent(self, plan: Plan[Any]) -> int:
         return int(plan.n_bytes) if self.size > 1 else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
@@ -29,12 +29,16 @@ class Transport(Protocol):
 
     rank: int
     size: int
+    memories: Mapping[int, Any]  # by rank: what `comm.shared.join` found, of ranks of this machine
 
     def __hash__(self) -> int: ...
     def run(self, step: Step) -> None: ...
     def start(self, step: Step) -> Request: ...
     def expose(self, buffer: Buffer) -> Exposed:
         """What the steps `Fetch` of all ranks read from. All ranks call."""
+
+    def machine(self) -> tuple[int, ...]:
+        """The ranks on this rank's machine. All ranks call."""
 
     def group(self, ranks: tuple[int, ...]) -> Transport: ...
     def duplicate(self) -> Transport: ...

@@ -8,7 +8,7 @@ in the order of the ranks and so have the same bits on every rank and with every
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -69,8 +69,8 @@ def sharing_memory() -> int:
 class Mpi:
     """A transport over an MPI communicator."""
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self._comm = comm
+    def __init__(self, comm: MPI.Intracomm, memories: Mapping[int, Any] | None = None) -> None:
+        self._comm, self.memories = comm, memories or {}
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
 
@@ -159,13 +159,20 @@ class Mpi:
     def expose(self, buffer: Buffer) -> Window:
         return Window(self._comm, buffer)
 
+    def machine(self) -> tuple[int, ...]:
+        here = self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
+        ranks = tuple(here.allgather(self.rank))
+        here.Free()
+        return ranks
+
     def group(self, ranks: tuple[int, ...]) -> Mpi:
         """A communicator of some ranks, made by those ranks alone."""
         mine = self._comm.Get_group().Incl(ranks)
-        return Mpi(self._comm.Create_group(mine))
+        memories = {new: self.memories[old] for new, old in enumerate(ranks) if old in self.memories}
+        return Mpi(self._comm.Create_group(mine), memories)
 
     def duplicate(self) -> Mpi:
-        return Mpi(self._comm.Dup())
+        return Mpi(self._comm.Dup(), self.memories)
 
     def broadcast_object(self, value: Any, root: int) -> Any:
         return self._comm.bcast(value, root)

@@ -44,8 +44,15 @@ class Scheme:
     label: str
     xp: Backend
 
-    def allreduce(self, x: Array, op: Operation) -> Steps:
-        combine = self._combine(x, op)
+    def allreduce(self, x: Array, op: Operation, out: Array | None = None) -> Steps:
+        total = yield from self._allreduce(x, op)
+        if out is None:
+            return total
+        self.xp.copy_into(out, total)
+        return out
+
+    def _allreduce(self, x: Array, op: Operation) -> Steps:
+        combine = self.combine(x, op)
         if self.is_small(x):
             flat = self.xp.contiguous(x).reshape(-1)
             every = yield from self.allgather(flat, 0, (flat.size,) * self.size)
@@ -58,7 +65,7 @@ class Scheme:
     def reduce_scatter(
         self, x: Array, dim: int, sizes: Sequence[int], op: Operation, dtype: DType | None = None
     ) -> Steps:
-        xp, combine = self.xp, self._combine(x, op)
+        xp, combine = self.xp, self.combine(x, op)
         shape = with_length(x.shape, dim, sizes[self.rank])
         terms = xp.empty((self.size, *shape), x.dtype)
         send, counts = self._packed(x, dim, sizes)
@@ -68,7 +75,7 @@ class Scheme:
         return self._fold(terms, combine, dtype or x.dtype)
 
     def reduce(self, x: Array, root: int, op: Operation) -> Steps:
-        combine = self._combine(x, op)
+        combine = self.combine(x, op)
         flat = self.xp.contiguous(x).reshape(-1)
         every = yield from self.gather(flat, root, 0, (flat.size,) * self.size)
         if self.rank != root:
@@ -174,7 +181,8 @@ class Scheme:
     def is_small(self, x: Array) -> bool:
         return int(x.nbytes) * self.size <= SMALL
 
-    def _combine(self, x: Array, op: Operation) -> Callable[[Array, Array], Array]:
+    def combine(self, x: Array, op: Operation) -> Callable[[Array, Array], Array]:
+        """What `op` is. Raises ValueError or TypeError where it is nothing for the dtype."""
         table: dict[str, Callable[[Array, Array], Array]] = {
             "sum": lambda a, b: a + b,
             "max": self.xp.maximum,

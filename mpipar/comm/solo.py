@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mpipar.comm.handle import Request
@@ -47,6 +49,7 @@ class Solo:
 
     rank = 0
     size = 1
+    memories: Mapping[int, Any] = MappingProxyType({})
 
     def run(self, step: Step) -> None:
         match step:
@@ -68,6 +71,9 @@ class Solo:
 
     def expose(self, buffer: Buffer) -> Own:
         return Own(buffer)
+
+    def machine(self) -> tuple[int, ...]:
+        return (0,)
 
     def group(self, ranks: tuple[int, ...]) -> Solo:
         return self

@@ -7,7 +7,7 @@ host first, and what it fills is copied back when it is complete. The buffers ar
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class OnDevice:
         self._inner, self._device = inner, device
         self._pool = Pool(device.host_buffer) if pool is None else pool
         self.rank, self.size = inner.rank, inner.size
+        self.memories: Mapping[int, Any] = {}  # they are the host's
 
     def run(self, step: Step) -> None:
         mine, finish = self._handed_over(step)
@@ -39,6 +40,9 @@ class OnDevice:
     def start(self, step: Step) -> Request:
         mine, finish = self._handed_over(step)
         return Pending(self._inner.start(mine), finish)
+
+    def machine(self) -> tuple[int, ...]:
+        return self._inner.machine()
 
     def group(self, ranks: tuple[int, ...]) -> OnDevice:
         return OnDevice(self._inner.group(ranks), self._device, self._pool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from mpipar import backend
-from mpipar.comm import Comm, Ledger, OnDevice, Solo, Transport
+from mpipar.comm import Comm, Ledger, OnDevice, Solo, Transport, shared
 from mpipar.errors import LauncherError
 from mpipar.job import launcher, safety, threads
 
@@ -88,6 +88,7 @@ def _start() -> Transport:
     launcher.refuse_foreign_start(mpi.version_of_library())
     started = mpi.Mpi.world()
     launcher.refuse_singletons(started.size, mpi.version_of_library())
+    started.memories = shared.join(started, backend.cpu().arena)
     return started
 
 

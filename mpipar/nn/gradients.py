@@ -45,7 +45,7 @@ class Bucket:
 
     def _flat(self) -> Array:
         starts = list(accumulate((p.local.size for p in self.parameters), initial=0))
-        buffer = self.mesh.xp.zeros((starts[-1],), self.dtype)
+        buffer = self.mesh.xp.empty_shared((starts[-1],), self.dtype)  # `adopt` fills every part
         for parameter, (start, stop) in zip(self.parameters, pairwise(starts), strict=True):
             parameter.leaf.adopt(buffer[start:stop].reshape(parameter.local.shape))
         return buffer

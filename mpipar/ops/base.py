@@ -41,6 +41,12 @@ class Context:
         """The global index of my first row along a dim of an operand."""
         return self.layouts[operand].piece(dim, self.coords).start
 
+    def room(self, layout: Layout, shape: tuple[int, ...], *factors: Array) -> Array | None:
+        """An `out` for a product of that layout where ranks will add their terms of it: a reduction reads it there."""
+        owed = any(layout.grid.size(axis) > 1 for axis in layout.partial)
+        dtypes = {x.dtype for x in factors}
+        return self.xp.empty_shared(shape, dtypes.pop()) if owed and len(dtypes) == 1 else None
+
     def index(self, layout: Layout) -> list[Array]:
         """The global indices of my piece, one array a dim."""
         pieces = (layout.piece(dim, self.coords) for dim in range(layout.ndim))

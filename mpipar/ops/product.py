@@ -32,7 +32,8 @@ def contract(
     vjps = contract_vjps(context, x, w, x2, w2, transposed)
     if not value:
         return xp.broadcast_to(xp.zeros((), x.dtype), context.out_shape), vjps
-    return xp.matmul(x2, w2).reshape(context.out_shape), vjps
+    out = context.room(context.out, (x2.shape[0], w2.shape[1]), x2, w2)
+    return xp.matmul(x2, w2, out=out).reshape(context.out_shape), vjps
 
 
 def matrices(x: Array, w: Array, n: int, transposed: bool) -> tuple[Array, Array]:
@@ -49,7 +50,8 @@ def contract_vjps(
     xp, shape = context.xp, (x2.shape[0], w2.shape[1])
 
     def grad_x(g: Array) -> Array:
-        return xp.matmul(g.reshape(shape), w2.T).reshape(x.shape)
+        out = context.room(context.layouts[0].dual, x2.shape, g, w2)
+        return xp.matmul(g.reshape(shape), w2.T, out=out).reshape(x.shape)
 
     def grad_w(g: Array) -> Array:
         g2 = g.reshape(shape)

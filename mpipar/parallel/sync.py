@@ -145,8 +145,11 @@ def summed(bucket: Bucket, wire: DType | None) -> Moves:
     for parameter in bucket.parameters:
         parameter.leaf.away = True
     if bucket.owed:
-        total = yield mesh.apart(*bucket.owed).iallreduce(narrowed(bucket, buffer, wire))
-        mesh.xp.copy_into(buffer, mesh.xp.cast(total, bucket.dtype))
+        if wire is None:
+            yield mesh.apart(*bucket.owed).iallreduce(buffer, out=buffer)
+        else:
+            total = yield mesh.apart(*bucket.owed).iallreduce(narrowed(bucket, buffer, wire))
+            mesh.xp.copy_into(buffer, mesh.xp.cast(total, bucket.dtype))
     for parameter in bucket.parameters:
         parameter.leaf.moved(parameter.layout)
 

@@ -31,7 +31,7 @@ def x(xp: DoubleBackend) -> DeviceArray:
 
 
 def names(of: object) -> set[str]:
-    return {name for name in dir(of) if not name.startswith("_")} | {"name", "device"}
+    return {name for name in dir(of) if not name.startswith("_")} | {"name", "device", "arena"}
 
 
 def test_the_double_and_the_numpy_backend_offer_the_contract_and_nothing_else(xp: DoubleBackend) -> None:

@@ -10,6 +10,7 @@ from mpipar.backend.numpy import *  # noqa: F403  (all names of the contract, an
 from mpipar.backend.numba.attend import attention, attention_vjp
 from mpipar.backend.numba.blas import add_product, affine, matmul  # type: ignore[assignment]
 from mpipar.backend.numba.bits import keep_mask  # type: ignore[assignment]
+from mpipar.backend.numba.folding import fold
 from mpipar.backend.numba.kernels import (
     exp_rows,
     exp_sum,
@@ -27,32 +28,17 @@ from mpipar.backend.numba.kernels import (
 from mpipar.backend.numba.start import compile_all
 from mpipar.backend.numba.threads import workers
 from mpipar.backend.numba.updates import adam, sgd
+from mpipar.backend.base import Arena
+from mpipar.backend.numpy.arena import Memory
 
 # isort: on
 
 start_threads = workers.start
+arena: Arena | None = (_memory := Memory(fold))  # type: ignore[no-redef]
+empty_shared = _memory.empty_shared
 
 __all__ = [
-    "adam",
-    "add_product",
-    "affine",
-    "attention",
-    "attention_vjp",
-    "compile_all",
-    "exp_rows",
-    "exp_sum",
-    "gelu",
-    "gelu_vjp",
-    "keep_mask",
-    "layer_norm",
-    "layer_norm_vjp",
-    "matmul",
-    "rms_norm",
-    "rms_norm_vjp",
-    "scale_minus_hot",
-    "sgd",
-    "softmax_minus_hot",
-    "start_threads",
-    "swiglu",
-    "swiglu_vjp",
+    "adam", "add_product", "affine", "arena", "attention", "attention_vjp", "compile_all", "empty_shared",
+    "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "layer_norm", "layer_norm_vjp", "matmul", "rms_norm",
+    "rms_norm_vjp", "scale_minus_hot", "sgd", "softmax_minus_hot", "start_threads", "swiglu", "swiglu_vjp",
 ]  # fmt: skip

@@ -145,12 +145,12 @@ def product(at, alpha, a, b, beta, c, ta=False, tb=False):  # type: ignore[no-un
     )  # fmt: skip
 
 
-def matmul(a: Array, b: Array) -> Array:
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     if workers.count == 1 or a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype:
-        return np.matmul(a, b)
-    out = np.empty((a.shape[0], b.shape[1]), a.dtype)
-    over(a.shape[0], b.size, lambda part: np.matmul(a[part], b, out=out[part]))
-    return out
+        return np.matmul(a, b, out=out)
+    into = np.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out
+    over(a.shape[0], b.size, lambda part: np.matmul(a[part], b, out=into[part]))
+    return into
 
 
 def affine(a: Array, b: Array, bias: Array) -> Array:

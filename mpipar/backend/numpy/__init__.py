@@ -5,8 +5,9 @@ The module itself is the backend: its names are those of `backend.base.Backend`.
 
 from __future__ import annotations
 
-from mpipar.backend.base import Device
+from mpipar.backend.base import Arena, Device
 from mpipar.backend.dtypes import cast, dtype, is_floating, widen
+from mpipar.backend.numpy.arena import Memory
 from mpipar.backend.numpy.arrays import (
     absolute,
     add_into,
@@ -50,6 +51,7 @@ from mpipar.backend.numpy.arrays import (
 )
 from mpipar.backend.numpy.attend import attention, attention_vjp
 from mpipar.backend.numpy.exchange import from_dlpack, to_dlpack
+from mpipar.backend.numpy.folding import fold
 from mpipar.backend.numpy.kernels import (
     exp_rows,
     exp_sum,
@@ -75,14 +77,16 @@ from mpipar.backend.numpy.updates import adam, sgd
 
 name = "cpu"
 device: Device | None = None
+arena: Arena | None = (_memory := Memory(fold))
+empty_shared = _memory.empty_shared
 
 __all__ = [
-    "absolute", "adam", "add_into", "add_product", "addresses", "affine", "arange", "argmax", "as_array",
+    "absolute", "adam", "add_into", "add_product", "addresses", "affine", "arange", "arena", "argmax", "as_array",
     "attention", "attention_vjp", "broadcast_to", "cast", "concatenate", "contiguous", "copy", "copy_into",
-    "cumsum", "device", "dtype", "empty", "exp", "exp_rows", "exp_sum", "fill", "from_bytes", "from_dlpack",
-    "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm", "layer_norm_vjp",
-    "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp",
-    "rotary", "scale_into", "scale_minus_hot", "sgd", "sigmoid", "softmax", "softmax_minus_hot", "softmax_vjp",
-    "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh", "text", "to_dlpack", "to_host",
-    "uniform", "where", "widen", "wire", "zeros",
+    "cumsum", "device", "dtype", "empty", "empty_shared", "exp", "exp_rows", "exp_sum", "fill", "from_bytes",
+    "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm",
+    "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows",
+    "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "scale_minus_hot", "sgd", "sigmoid", "softmax",
+    "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh",
+    "text", "to_dlpack", "to_host", "uniform", "where", "widen", "wire", "zeros",
 ]  # fmt: skip

@@ -218,8 +218,8 @@ cos, sin, square, absolute = (
 power, maximum, minimum = elementwise(np.power), elementwise(np.maximum), elementwise(np.minimum)
 
 
-def matmul(x1: Any, x2: Any, /) -> ndarray:
-    return ndarray(np.matmul(computed(x1), computed(x2)))
+def matmul(x1: Any, x2: Any, /, out: Any = None) -> ndarray:
+    return ndarray(np.matmul(computed(x1), computed(x2), None if out is None else computed(out)))
 
 
 # ---- functions, with CuPy's names of arguments --------------------------------------------------------------
