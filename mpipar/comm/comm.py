@@ -35,7 +35,7 @@ class Comm:
         self.transport, self.label, self.ledger, self.xp = transport, label, ledger, xp
         self.rank, self.size = transport.rank, transport.size
         self._scheme = Scheme(self.rank, self.size, label, xp)
-        self._shared = shared.among(self._scheme, transport)
+        self.shared = shared.among(self._scheme, transport)
 
     def __repr__(self) -> str:
         return f"Comm({self.label!r}, rank {self.rank} of {self.size})"
@@ -295,7 +295,7 @@ class Comm:
 
     def _way(self, n_bytes: int) -> Scheme | Shared:
         """Through memory where that can be and pays; `n_bytes`: of an array that is the same on all ranks."""
-        way = self._shared
+        way = self.shared
         return self._scheme if way is None or n_bytes < way.arena.least else way
 
     def _sent(self, plan: Plan[Any]) -> int:
