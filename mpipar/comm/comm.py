@@ -295,8 +295,7 @@ class Comm:
 
     def _way(self, n_bytes: int) -> Scheme | Shared:
         """Through memory where that can be and pays; `n_bytes`: of an array that is the same on all ranks."""
-        way = self.shared
-        return self._scheme if way is None or n_bytes < way.arena.least else way
+        return self._scheme if self.shared is None or not self.shared.pays(n_bytes) else self.shared
 
     def _sent(self, plan: Plan[Any]) -> int:
         return int(plan.n_bytes) if self.size > 1 else 0

@@ -81,6 +81,10 @@ class Shared:
     def rank(self) -> int:
         return self.scheme.rank
 
+    def pays(self, n_bytes: int) -> bool:
+        """Many ranks have much to tell, and little pieces."""
+        return n_bytes >= self.arena.least * max(1, self.scheme.size // 4)
+
     def allreduce(self, x: Array, op: Operation, out: Array | None = None) -> Steps:
         self.scheme.combine(x, op)
         arena = self.arena
