@@ -21,6 +21,9 @@ PROGRAM = """
 """
 
 
+REFUSES = "from mpipar.backend.numpy.arena import Memory; Memory.attach = lambda self, place: None"
+
+
 @pytest.mark.parametrize(
     ("variable", "said"), [("", "shared"), ("1", "shared"), ("0", "over MPI")], ids=["unset", "1", "0"]
 )
@@ -29,10 +32,19 @@ def test_the_variable(variable: str, said: str) -> None:
     assert (run.returncode, run.stdout.split("\n")) == (0, [f"{said} 3.0"] * 3 + [""]), run.stderr
 
 
-def test_one_rank_that_says_no_is_enough() -> None:
-    """All ranks go over MPI: no rank waits for another."""
-    program = 'import os\nif os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":\n'
-    run = launch(3, f'{program}    os.environ["MPIPAR_SHARED_MEMORY"] = "0"\n{dedent(PROGRAM)}')
+@pytest.mark.parametrize(
+    "line",
+    ['os.environ["MPIPAR_SHARED_MEMORY"] = "0"', "del os.memfd_create", REFUSES],
+    ids=["says no", "cannot make it", "cannot map the others'"],
+)
+def test_one_rank_is_enough_for_all_to_go_over_mpi(line: str) -> None:
+    """No rank waits for another."""
+    program = f"""
+        import os
+        if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+            {line}
+    """
+    run = launch(3, dedent(program) + dedent(PROGRAM))
     assert (run.returncode, run.stdout.split("\n")) == (0, ["over MPI 3.0"] * 3 + [""]), run.stderr
 
 
@@ -43,13 +55,6 @@ def test_another_value_is_refused() -> None:
         "MPIPAR_SHARED_MEMORY='no': write 0 (collectives within a machine go through MPI alone), 1"
         in run.stderr
     )
-
-
-def test_a_rank_that_may_have_no_memory_goes_over_mpi() -> None:
-    """A limit on the address space, as batch systems set it."""
-    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-    run = launch(2, limit + dedent(PROGRAM))
-    assert (run.returncode, run.stdout.split("\n")) == (0, ["over MPI 2.0"] * 2 + [""]), run.stderr
 
 
 def test_killed_ranks_leave_nothing_behind() -> None:
