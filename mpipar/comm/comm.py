@@ -22,6 +22,8 @@ from mpipar.comm.scheme import Operation, Scheme, barrier, row_bytes
 from mpipar.comm.shared import Shared
 from mpipar.comm.window import Window
 
+ONE_STEP = 8  # over MPI an allreduce takes two steps; what takes one must be so much larger for memory to pay
+
 
 class Comm:
     """Ranks, a label (the mesh axis) and the collectives between them.
@@ -63,7 +65,9 @@ class Comm:
         `dtype`: of the sum, where it is not that of `x`: terms of 16 bits on the way, their sum in float32.
         """
         dim, sizes = arguments.pieces(self, x.shape, dim, sizes)
-        way = self._scheme if dtype else self._way(x.nbytes)  # through memory the sum is of the terms' dtype
+        way = (
+            self._scheme if dtype else self._way(x.nbytes // ONE_STEP)
+        )  # there a sum has the dtype of its terms
         told = {"dtype": dtype} if dtype else {}
         steps = way.reduce_scatter(x, dim, sizes, op, **told)
         return Plan("reduce_scatter", self._all_but_mine(x, dim, sizes), steps, way is not self._scheme)
@@ -80,7 +84,7 @@ class Comm:
     def allgather(self, x: Array, dim: int = 0, sizes: Sequence[int] | None = None) -> Plan[Array]:
         """The pieces of all ranks joined along `dim`. Without `sizes` the ranks first tell their lengths."""
         dim, sizes = arguments.lengths(self, x, dim, sizes)
-        way = self._way(sum(sizes) * row_bytes(x.shape, dim, x.dtype.itemsize))
+        way = self._way(sum(sizes) * row_bytes(x.shape, dim, x.dtype.itemsize) // ONE_STEP)
         return Plan("allgather", x.nbytes, way.allgather(x, dim, sizes), way is not self._scheme)
 
     @collective
