@@ -18,7 +18,7 @@ import sys
 from datetime import datetime
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import NamedTuple
 
 from mpipar import Mesh, __version__, no_grad
 from mpipar.checkpoint import Together
@@ -34,9 +34,9 @@ from mpipar.job.start import describe
 from mpipar.job.threads import use_threads
 from mpipar.log import METRICS, Metrics, Progress, StepRecord, make_out, readable, weights_table
 from mpipar.log.out import write_config, write_start
-from mpipar.models import GPT, GPTConfig, gpt_stages, sample
+from mpipar.models import sample
 from mpipar.nn import weight_rows
-from mpipar.optim import SGD, Adam, AdamW, LossScale, clip_grad_norm, constant, cosine, skip_step
+from mpipar.optim import LossScale, clip_grad_norm, skip_step
 from mpipar.parallel import (
     Pipeline,
     check_loss,
@@ -44,17 +44,28 @@ from mpipar.parallel import (
     chosen_schedule,
     described,
     rows_of_all,
-    sharded,
     stop_unless_finite,
     sync_gradients,
     sync_in_backward,
 )
-from mpipar.parallel.schedule import Schedule
 from mpipar.profile import Trace, check_trace
 from mpipar.random import Noise
+from mpipar.recipe import Model, Optimizer, build_model, build_optimizer, learning_rate, wire
 
-Optimizer: TypeAlias = AdamW | Adam | SGD
-Model: TypeAlias = GPT | Pipeline
+
+class Learner(NamedTuple):
+    """What learns, and from what."""
+
+    model: Model
+    optimizer: Optimizer
+    scale: LossScale
+    batches: Batches
+
+    @property
+    def state(self) -> Together:
+        """With the model, all that a checkpoint holds."""
+        return Together(self.optimizer, scale=self.scale)
+
 
 OTHER_SETTINGS = (
     "{ranks} would run with other settings than the rest: give all ranks the same flags, "
@@ -78,10 +89,9 @@ def main() -> None:
     mesh = Mesh.parse(config.mesh, device=device.xp)
     text = TextBatches(corpus, config.seed, config.batch, config.context)
     model = build_model(config, mesh, corpus.vocabulary, schedule)
-    batches = Batches(text, model.mesh, config.micro_batch)
-    optimizer = build_optimizer(config, model)
     scale = LossScale(config.loss_scale if config.dtype == "float16" else 1)
-    state = Together(optimizer, scale=scale)  # with the model, all that a checkpoint holds
+    batches = Batches(text, model.mesh, config.micro_batch)
+    learner = Learner(model, build_optimizer(config, model), scale, batches)
     rows = rows_of_all(ranks, weight_rows(model))
     out = on_first_rank(ranks, lambda: make_out(config.out, datetime.now()))
     with (
@@ -95,7 +105,7 @@ def main() -> None:
         )
         if isinstance(model, Pipeline):
             progress.say(f"{described(model.schedule)}\n")
-        start = go_on(config, out, corpus.digest, model, state, progress.say)
+        start = go_on(config, out, corpus.digest, model, learner.state, progress.say)
         if start and start >= config.steps:
             progress.say(f"nothing to do: {start} of {config.steps} steps are done")
             return
@@ -109,29 +119,16 @@ def main() -> None:
         after = start if config.resume == AUTO else None
         with (
             Metrics(out / METRICS, enabled=mesh.rank == 0, after=after) as metrics,
-            Trace(config.trace, config.trace_steps, mesh, (optimizer, "step")) as trace,
+            Trace(config.trace, config.trace_steps, mesh, (learner.optimizer, "step")) as trace,
         ):
             saver = RunSaver(config, out, corpus.digest, progress.say, limit)
             preemption = Preemption(ASKED, limit)
-            done = train(
-                config,
-                model,
-                optimizer,
-                scale,
-                state,
-                batches,
-                start,
-                metrics,
-                progress,
-                saver,
-                trace,
-                preemption,
-            )
+            done = train(config, learner, start, metrics, progress, saver, trace, preemption)
         if done < config.steps:
             how = "go on with --resume auto --out"
             progress.say(f"stopped after step {done} {preemption.reason}: {how} {out}")
             sys.exit(PREEMPTED)
-        show_end(config, model, batches, progress)
+        show_end(config, learner, progress)
 
 
 def read_config(ranks: Comm) -> TrainConfig:
@@ -141,51 +138,19 @@ def read_config(ranks: Comm) -> TrainConfig:
     return on_all_ranks(ranks, lambda: config, lambda each: ascii([each, sys.argv]).encode(), OTHER_SETTINGS)
 
 
-def build_model(config: TrainConfig, mesh: Mesh, vocabulary: int, schedule: Schedule | None) -> Model:
-    """Each rank makes only its own piece of every weight, and in a pipeline only the stages that it runs."""
-    c = config
-    shape = GPTConfig(
-        vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype,
-        style=c.style, kv_heads=c.kv_heads, rope_base=c.rope_base, recompute=c.recompute,
-    )  # fmt: skip
-
-    def make() -> Model:
-        if schedule is None:
-            return GPT(shape, mesh)
-        return Pipeline(mesh, schedule, gpt_stages(shape, mesh, schedule.places))
-
-    return sharded(make, c.zero, wire=wire(c))
-
-
-def wire(config: TrainConfig) -> str | None:
-    return None if config.wire == "full" else config.wire
-
-
-def build_optimizer(config: TrainConfig, model: Model) -> Optimizer:
-    parameters, lr, decay = model.parameters(), config.lr, config.weight_decay
-    if config.optimizer == "sgd":
-        return SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)
-    return (AdamW if config.optimizer == "adamw" else Adam)(parameters, lr, weight_decay=decay)
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    if config.lr_schedule == "constant":
-        return constant(step, lr=config.lr, warmup_steps=config.warmup)
-    return cosine(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup)
-
-
 def train(
-    config: TrainConfig, model: Model, optimizer: Optimizer, scale: LossScale, state: Together, batches: Batches,
-    start: int, metrics: Metrics, progress: Progress, saver: RunSaver, trace: Trace, preemption: Preemption,
+    config: TrainConfig, learner: Learner, start: int, metrics: Metrics, progress: Progress, saver: RunSaver,
+    trace: Trace, preemption: Preemption,
 ) -> int:  # fmt: skip
     """Trains from step `start` to the last one, or to a signal; returns how many steps are done by then."""
+    model, optimizer, scale, batches = learner
     ranks, ledger = world(), batches.mesh.ledger
     done = start
     for step in range(start, config.steps):
         trace.step(step + 1)
         begin, bytes_before, comm_before = perf_counter(), ledger.bytes, ledger.seconds
         optimizer.lr = learning_rate(config, step)
-        loss = forward_backward(config, model, batches, step, scale.value)
+        loss = forward_backward(config, learner, step)
         sync_gradients(model, wire=wire(config))
         norm = clip_grad_norm(model.parameters(), config.clip, scale=scale.value).item()
         if scale.accepts(step + 1, loss, norm):
@@ -200,7 +165,7 @@ def train(
         comm_s, comm_bytes = ledger.seconds - comm_before, ledger.bytes - bytes_before
         done, tokens = step + 1, batches.tokens
         due = config.val_every and (done % config.val_every == 0 or done == config.steps)
-        val_loss = validate(config, model, batches) if due else None
+        val_loss = validate(config, learner) if due else None
         record = StepRecord(
             done, loss, norm, optimizer.lr, done * tokens, tokens / seconds, seconds, comm_s, comm_bytes, val_loss,
             scale.value if scale.dynamic else None,
@@ -210,7 +175,7 @@ def train(
         stop = done < config.steps and preemption.requested(ranks)
         if stop or saver.is_due(done):
             metrics.sync()
-            saver.save(done, model, state)
+            saver.save(done, model, learner.state)
         else:
             saver.poll()
         if stop:
@@ -219,26 +184,28 @@ def train(
     return done
 
 
-def forward_backward(config: TrainConfig, model: Model, batches: Batches, step: int, scale: float) -> float:
-    """Gradients of `scale` times the mean loss over the tokens of a step, by micro-batches; returns that loss."""
+def forward_backward(config: TrainConfig, learner: Learner, step: int) -> float:
+    """Gradients of the mean loss over the tokens of a step, times the loss scale; returns that loss."""
+    model, _, scale, batches = learner
 
     def noise(part: MicroBatch) -> Noise:
         return Noise(config.seed, step, part.first_row)
 
     if isinstance(model, Pipeline):  # whose schedule says when which rank does what
         parts = list(batches.training(step))
-        return model.forward_backward(parts, noise, scale / batches.tokens).item() / scale
+        return model.forward_backward(parts, noise, scale.value / batches.tokens).item() / scale.value
     total = 0.0
     for part in batches.training(step):
         loss = model.loss(part.tokens, part.targets, noise(part)) / batches.tokens
         sync_in_backward(model, last=part.last, wire=wire(config))  # gradients leave as they become complete
-        (loss * scale).backward()  # right on a Partial loss: the number for the log is summed below
+        (loss * scale.value).backward()  # right on a Partial loss: the number for the log is summed below
         total += loss.detach().allreduce(*batches.axes, "tp").item()
     return total
 
 
-def validate(config: TrainConfig, model: Model, batches: Batches) -> float:
+def validate(config: TrainConfig, learner: Learner) -> float:
     """The mean loss over the validation tokens, in evaluation mode."""
+    model, batches = learner.model, learner.batches
     model.eval()
     total, parts = 0.0, list(batches.validation(config.val_batches))
     if isinstance(model, Pipeline):
@@ -251,15 +218,15 @@ def validate(config: TrainConfig, model: Model, batches: Batches) -> float:
     return total / sum(part.count for part in parts)
 
 
-def show_end(config: TrainConfig, model: Model, batches: Batches, progress: Progress) -> None:
+def show_end(config: TrainConfig, learner: Learner, progress: Progress) -> None:
     """The validation loss, and a sample from the model."""
-    corpus = batches.text.corpus
+    corpus = learner.batches.text.corpus
     if config.val_every:
-        progress.say(f"\nvalidation loss {validate(config, model, batches):.4f} nats a {corpus.unit}")
+        progress.say(f"\nvalidation loss {validate(config, learner):.4f} nats a {corpus.unit}")
     if config.sample and corpus.unit == "token":
         progress.say(f"no sample: mpipar cannot write the tokens of {corpus.tokenizer} as text")
     elif config.sample:
-        text = sample(model, b"def ", config.sample, seed=config.seed)
+        text = sample(learner.model, b"def ", config.sample, seed=config.seed)
         progress.say(f"\na sample from the model:\n{readable(text)}")
 
 

@@ -21,7 +21,9 @@ from mpipar.errors import UsageError
 from mpipar.job import world
 from mpipar.job.agree import on_first_rank
 from mpipar.job.device import choose
+from mpipar.job.threads import use_threads
 from mpipar.mesh import Mesh
+from mpipar.parallel import chosen_schedule
 from mpipar.profile.plot import plot, plotting
 from mpipar.profile.report import report, table
 
@@ -68,13 +70,16 @@ def run(asked: Asked) -> None:
     if config.data and bench.vocabulary != Bench().vocabulary:
         raise UsageError("--vocabulary is of tokens drawn at random: leave it out with --data")
     on_first_rank(ranks, lambda: check_files(bench))
+    schedule = on_first_rank(ranks, lambda: chosen_schedule(config, ranks.size))
     device = choose(config.device, ranks_per_gpu=config.ranks_per_gpu)
     mesh = Mesh.parse(config.mesh, device=device.xp)
-    work = Workload.make(config, mesh, bench.vocabulary)
+    if config.threads:
+        use_threads(config.threads)
+    work = Workload.make(config, mesh, bench.vocabulary, schedule)
     mine = measure(work, bench, mesh, config)
-    of_all = ranks.allgather_object(mine)
+    of_all, told = ranks.allgather_object(mine), about(config, work, mesh, device.words)
     if ranks.rank == 0:
-        tell(bench, report(of_all, about(config, work, mesh, device.words)))
+        tell(bench, report(of_all, told))
 
 
 def measure(work: Workload, bench: Bench, mesh: Mesh, config: TrainConfig) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def together(mesh: Mesh, config: TrainConfig, measure: Callable[[Backend, Any], 
 
 
 def about(config: TrainConfig, work: Workload, mesh: Mesh, device: str) -> dict[str, Any]:
-    """What was measured, and on what."""
+    """What was measured, and on what. Collective."""
     return {
         "command": f"mpirun -n {mesh.size} mpipar {shlex.join(sys.argv[1:])}",
         "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from math import prod
 
 from mpipar.config import TrainConfig
-from mpipar.data import Batches, Corpus, TextBatches
+from mpipar.data import Batches, Corpus, MicroBatch, TextBatches
 from mpipar.data.tokens import FORMATS
 from mpipar.job import world
 from mpipar.mesh import Mesh
-from mpipar.models import GPT, GPTConfig
 from mpipar.models.work import step_flops
-from mpipar.optim import SGD, Adam, AdamW, clip_grad_norm
-from mpipar.parallel import sync_gradients
+from mpipar.nn import weight_rows
+from mpipar.optim import clip_grad_norm
+from mpipar.parallel import Pipeline, rows_of_all, sync_gradients, sync_in_backward
+from mpipar.parallel.schedule import Schedule
 from mpipar.random import Noise
+from mpipar.recipe import Model, Optimizer, build_model, build_optimizer, shape_of, wire
 
 DRAWN = 1 << 16  # tokens, of which windows are taken
 
@@ -25,37 +27,43 @@ class Workload:
     """A model with its batches and its optimizer."""
 
     config: TrainConfig
-    model: GPT
+    model: Model
     batches: Batches
-    optimizer: AdamW | Adam | SGD
+    optimizer: Optimizer
     flops: int  # useful ones of a step, over all ranks
-    parameters: int
 
     @classmethod
-    def make(cls, c: TrainConfig, mesh: Mesh, vocabulary: int) -> Workload:
+    def make(cls, c: TrainConfig, mesh: Mesh, vocabulary: int, schedule: Schedule | None) -> Workload:
         corpus = Corpus.load(c.data, world(), c.context) if c.data else drawn(vocabulary, c.context)
-        shape = GPTConfig(
-            corpus.vocabulary, c.context, c.layers, c.heads, c.width, c.dropout, c.sequence_parallel, c.seed, c.dtype,
-            style=c.style, kv_heads=c.kv_heads, rope_base=c.rope_base,
-        )  # fmt: skip
-        model = GPT(shape, mesh)
-        parameters = model.parameters()
-        optimizers = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
-        return cls(
-            c, model, Batches(TextBatches(corpus, c.seed, c.batch, c.context), mesh, c.micro_batch),
-            optimizers[c.optimizer](parameters, c.lr, weight_decay=c.weight_decay),
-            step_flops(shape, c.batch, c.context), sum(prod(p.shape) for p in parameters),
-        )  # fmt: skip
+        model = build_model(c, mesh, corpus.vocabulary, schedule)
+        batches = Batches(TextBatches(corpus, c.seed, c.batch, c.context), model.mesh, c.micro_batch)
+        flops = step_flops(shape_of(c, corpus.vocabulary), c.batch, c.context)
+        return cls(c, model, batches, build_optimizer(c, model), flops)
+
+    @property
+    def parameters(self) -> int:
+        """Over all ranks, each weight once. Collective."""
+        rows = rows_of_all(world(), weight_rows(self.model))
+        return sum(prod(row.shape) for row in rows)
 
     def step(self, number: int) -> None:
-        for part in self.batches.training(number):
-            noise = Noise(self.config.seed, number, part.first_row)
-            loss = self.model.loss(part.tokens, part.targets, noise) / self.batches.tokens
-            loss.backward()
-            loss.detach().allreduce("dp", "tp").item()
-        sync_gradients(self.model)
+        self._forward_backward(list(self.batches.training(number)), number)
+        sync_gradients(self.model, wire=wire(self.config))
         clip_grad_norm(self.model.parameters(), self.config.clip).item()
         self.optimizer.step()
+
+    def _forward_backward(self, parts: list[MicroBatch], number: int) -> None:
+        def noise(part: MicroBatch) -> Noise:
+            return Noise(self.config.seed, number, part.first_row)
+
+        if isinstance(self.model, Pipeline):
+            self.model.forward_backward(parts, noise, 1 / self.batches.tokens)
+            return
+        for part in parts:
+            loss = self.model.loss(part.tokens, part.targets, noise(part)) / self.batches.tokens
+            sync_in_backward(self.model, last=part.last, wire=wire(self.config))
+            loss.backward()
+            loss.detach().allreduce(*self.batches.axes, "tp").item()
 
 
 def drawn(vocabulary: int, context: int) -> Corpus:
