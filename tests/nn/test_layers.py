@@ -22,6 +22,7 @@ from mpipar.nn import (
     ColumnParallelLinear,
     Dropout,
     LayerNorm,
+    LearnedPositions,
     Linear,
     Module,
     ParallelGroupedAttention,
@@ -93,6 +94,21 @@ LAYERS = {
     ),
     "tied head": Layer(
         lambda mesh: VocabParallelEmbedding("layer", 7, 8, mesh, **F64), f=VocabParallelEmbedding.logits
+    ),
+    "tied head and its loss": Layer(
+        lambda mesh: VocabParallelEmbedding("layer", 7, 8, mesh, **F64),
+        (X, TARGETS),
+        VocabParallelEmbedding.cross_entropy,
+    ),
+    "head and its loss": Layer(
+        lambda mesh: ColumnParallelLinear("layer", 8, 7, mesh, bias=False, **F64),
+        (X, TARGETS),
+        ColumnParallelLinear.cross_entropy,
+    ),
+    "LearnedPositions": Layer(lambda mesh: LearnedPositions("layer", 9, 8, mesh, **F64)),
+    "LearnedPositions, sequence": Layer(
+        lambda mesh: LearnedPositions("layer", 9, 8, mesh, axis="tp", **F64),
+        f=lambda layer, x: layer(x.redistribute(tp=Shard(1))),
     ),
     "ParallelMLP": Layer(lambda mesh: ParallelMLP("layer", 8, 13, mesh, **F64)),
     "ParallelMLP, sequence": Layer(
