@@ -20,7 +20,7 @@ import pytest
 from double import DoubleBackend
 
 from mpipar import Mesh, no_grad, ops
-from mpipar.backend import Backend
+from mpipar.backend import Backend, numpy
 from mpipar.comm import Call
 from mpipar.comm.scheme import SMALL
 from mpipar.data import Batches, Corpus, TextBatches
@@ -58,8 +58,9 @@ def double_mesh(dp: int, tp: int, gpu_aware: bool = False) -> Mesh:
 
 
 @cache
-def cpu_mesh(dp: int, tp: int) -> Mesh:
-    return Mesh(device="cpu", dp=dp, tp=tp)
+def numpy_mesh(dp: int, tp: int) -> Mesh:
+    """The kernels that the double computes with, also where compiled ones are those of the CPU."""
+    return Mesh(device=numpy, dp=dp, tp=tp)
 
 
 class Run:
@@ -190,7 +191,7 @@ def test_in_every_dtype_and_with_every_optimizer(dtype: str, optimizer: str) -> 
 
 
 def check_bits(optimizer: str, dtype: str, dp: int, tp: int, sequence: bool, style: str = "gpt2") -> None:
-    there, here = (Run(mesh(dp, tp), optimizer, sequence, dtype, style) for mesh in (double_mesh, cpu_mesh))
+    there, here = (Run(mesh(dp, tp), optimizer, sequence, dtype, style) for mesh in (double_mesh, numpy_mesh))
     assert list(there.losses()) == list(here.losses())
     for mine, theirs in zip(there.model.parameters(), here.model.parameters(), strict=True):
         assert bits(mine.mesh.xp, mine.local) == bits(theirs.mesh.xp, theirs.local), mine.name
