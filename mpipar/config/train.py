@@ -32,9 +32,7 @@ class TrainConfig:
     mesh: str = flag("", "axes and their sizes, as dp=2,tp=2 (default: all ranks as dp)", parse=parse_axes)
     schedule: str = flag("1f1b", "of pp: gpipe, 1f1b, interleaved, zero_bubble or FILE.toml")
     sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
-    zero: int = flag(
-        0, "ZeRO over dp: 1 cuts optimizer state, 2 gradients too, 3 weights too", least=0, below=4
-    )
+    zero: int = flag(0, "ZeRO over dp: 1 cuts optimizer state, 2 gradients too, 3 all", least=0, below=4)
     wire: str = flag(
         "full", "of gradients between ranks: bfloat16 halves their bytes", choices=("full", "bfloat16")
     )
@@ -42,7 +40,7 @@ class TrainConfig:
         "auto", "where arrays live; auto: GPUs where every rank has one", choices=("auto", "cpu", "gpu")
     )
     ranks_per_gpu: int = flag(1, "ranks that may share a GPU", least=1)
-    threads: int = flag(0, "a rank computes with on its cores; 0: its share of the node's cores", least=0)
+    threads: int = flag(0, "a rank computes with; 0: its share of the node's cores", least=0)
     data: tuple[str, ...] = flag(
         (), "files, directories, globs: text, or token files (default: Python's library)"
     )
@@ -83,7 +81,7 @@ class TrainConfig:
     trace_steps: int = flag(5, "steps in the trace", least=1)
     time_limit: str = flag(
         "auto",
-        "ends before it with a checkpoint: auto (SLURM's), none, 1:30:00",
+        "end before it with a checkpoint: auto (SLURM's), none, 1:30:00",
         parse=parse_limit,
     )
     strict: bool = flag(False, "stop where the newest checkpoint is damaged, rather than take one before it")

@@ -55,7 +55,7 @@ def test_two_ranks_of_tp(tmp_path: Path) -> None:
     assert len(found["seconds"]) == len(found["peak_gflops"]) == len(found["page_faults"]) == 2
     assert found["share_of_peak"] == pytest.approx(found["gflops"] / sum(found["peak_gflops"]))
     times = {its["name"]: its for its in found["operations"]}
-    assert times["attention"]["calls"] == 1
+    assert times["self_attention"]["calls"] == 1
     assert min(times["contract"][part] for part in ("forward_s", "backward_s")) > 0
     assert "AdamW.step" in times
     assert {its["axis"] for its in found["communication"]} >= {"tp", "dp,tp"}
