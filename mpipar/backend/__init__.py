@@ -9,7 +9,7 @@ from functools import cache
 from mpipar.backend.base import Arena, Array, Backend, Device, DType, Shape
 from mpipar.errors import UsageError
 
-__all__ = ["Arena", "Array", "Backend", "DType", "Device", "Shape", "cpu", "use_threads"]
+__all__ = ["Arena", "Array", "Backend", "DType", "Device", "Shape", "cpu", "kernel_threads", "use_threads"]
 
 
 @cache
@@ -39,6 +39,12 @@ def use_threads(count: int) -> bool:
         return False
     start(count)
     return True
+
+
+def kernel_threads() -> int:
+    """Those over which the compiled kernels cut their work; 0 where the kernels are NumPy's."""
+    count: Callable[[], int] | None = getattr(cpu(), "kernel_threads", None)
+    return 0 if count is None else count()
 
 
 def _compiled(plain: Backend, must: bool) -> Backend:

@@ -43,6 +43,12 @@ def job_id(env: Mapping[str, str] | None = None) -> str:
     return number if JOB.fullmatch(number) else ""
 
 
+def cpus_per_task(env: Mapping[str, str] | None = None) -> int:
+    """What was asked for by --cpus-per-task; 0 where nobody asked, and outside SLURM."""
+    asked = (os.environ if env is None else env).get("SLURM_CPUS_PER_TASK", "")
+    return int(asked) if asked.isascii() and asked.isdecimal() else 0
+
+
 def end_of_job() -> float | None:
     """When SLURM will end this job, in seconds since the epoch; None outside of one, without a limit, or untold."""
     if not (number := job_id()):

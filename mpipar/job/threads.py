@@ -1,4 +1,4 @@
-"""BLAS threads: ranks that share cores must share them out, or they run many times slower.
+"""Threads of a rank: ranks that share cores must share them out, or they run many times slower.
 
 200 products of 256 × 256 with a small allreduce between them, 4 ranks on 2 cores: 10.9 s with OpenBLAS's own
 choice of threads, 0.22 s with one thread a rank.
@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from mpipar import backend
 from mpipar.comm.comm import Comm
+from mpipar.job import slurm
 
 VARIABLES = (
     "OMP_NUM_THREADS",
@@ -29,22 +30,25 @@ VARIABLES = (
 
 @dataclass(frozen=True)
 class Threads:
-    """What became of the BLAS threads of this rank."""
+    """What became of the threads of this rank."""
 
-    share: int  # cores that fall to this rank
+    share: int  # cores that fall to this rank: threads that it is to compute with
     local_rank: int  # among the ranks of this machine
     chosen: str  # the variable by which the user chose, which is left alone; empty where we capped
     libraries: tuple[tuple[str, int], ...]  # name and threads of each BLAS in this process, as they are now
+    kernels: int  # threads of the compiled kernels, as they are now; 0 where the kernels are NumPy's
 
 
 def cap_blas_threads(world: Comm) -> Threads:
     """Lowers the threads of each loaded BLAS to this rank's share of its cores, unless the user chose.
 
-    Collective over `world`. Never raises a number of threads; a BLAS that is loaded later is not seen.
+    Collective over `world`. Never raises a number of threads; a BLAS that is loaded later is not seen. SLURM's
+    --cpus-per-task is a bound where its tasks are not bound to cores, and other jobs may have the rest of the node.
     """
     here, cores = machine(), os.sched_getaffinity(0)
     everyone = world.allgather_object((here, cores))
-    share = share_of_cores(cores, [theirs for where, theirs in everyone if where == here])
+    shared = share_of_cores(cores, [theirs for where, theirs in everyone if where == here])
+    share = min(shared, slurm.cpus_per_task() or shared)
     before = sum(where == here for where, _ in everyone[: world.rank])
     chosen = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "")
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -52,9 +56,8 @@ def cap_blas_threads(world: Comm) -> Threads:
         for library in libraries:
             if library.num_threads > share:
                 library.set_num_threads(share)
-    return Threads(
-        share, before, chosen, tuple((library.internal_api, library.num_threads) for library in libraries)
-    )
+    running = tuple((library.internal_api, library.num_threads) for library in libraries)
+    return Threads(share, before, chosen, running, backend.kernel_threads())
 
 
 def use_threads(count: int) -> None:

@@ -46,6 +46,8 @@ class Rank(NamedTuple):
     cores: tuple[int, ...]  # on which it may run
     cores_of_machine: int
     blas: tuple[tuple[str, int], ...]  # libraries and their threads
+    kernels: int  # threads of the compiled kernels; 0 where the kernels are NumPy's
+    share: int  # threads that it would compute with
     chosen: str  # NAME=value by which the user chose threads
     place: Place
     mpi: Mpi
@@ -79,7 +81,8 @@ def myself(ranks: Comm) -> Rank:
     mpi = of_library()
     return Rank(
         ranks.rank, mpi.host or platform.node(), threads.machine(), mine.local_rank,
-        tuple(sorted(os.sched_getaffinity(0))), os.cpu_count() or 1, mine.libraries, mine.chosen, my_place(), mpi,
+        tuple(sorted(os.sched_getaffinity(0))), os.cpu_count() or 1, mine.libraries, mine.kernels, mine.share,
+        mine.chosen, my_place(), mpi,
         launcher.started_by(), free_shm(), versions(),
         {name: os.environ[name] for name in VARIABLES if name in os.environ},
     )  # fmt: skip

@@ -169,13 +169,24 @@ def too_many_threads(census: Census) -> Iterator[Finding]:
         if chosen and running > max(len(cores), len(ranks)):
             share = max(1, len(cores) // len(ranks))
             who = f"{len(ranks)} ranks on {together(ranks)}"
-            text = f"{who} run {running} BLAS threads on {len(cores)} cores ({chosen})"
+            text = f"{who} run {running} threads on {len(cores)} cores ({chosen})"
             fix = f"unset {chosen.partition('=')[0]}, and mpipar shares the cores out; or set it to {share}"
             yield Finding(True, text, fix)
 
 
 def threads_of(rank: Rank) -> int:
-    return max((count for _, count in rank.blas), default=1)
+    """Those that compute at the same time: of the compiled kernels, with BLAS on one in each, or of BLAS."""
+    return max(1, rank.kernels, *(count for _, count in rank.blas))
+
+
+def kernels_left_out(census: Census) -> Iterator[Finding]:
+    """Variables of BLAS say nothing of the compiled kernels, which then take one core of several."""
+    for rank in census.ranks:
+        if rank.chosen and rank.kernels == 1 < rank.share:
+            text = f"{rank.share} cores fall to rank {rank.rank}, and its compiled kernels use 1 ({rank.chosen})"
+            name = rank.chosen.partition("=")[0]
+            yield Finding(False, text, f"unset {name}, or train.py --threads {rank.share}")
+            return
 
 
 def cards(census: Census) -> Iterator[Finding]:
@@ -229,6 +240,7 @@ RULES: tuple[Callable[[Census], Iterator[Finding]], ...] = (
     fewer_cores_than_asked,
     cores_are_shared,
     too_many_threads,
+    kernels_left_out,
     cards,
     little_shm,
     memory_not_shared,

@@ -56,7 +56,8 @@ def cores(ranks: Sequence[Rank]) -> str:
 
 def threads(rank: Rank) -> str:
     libraries = ", ".join(f"{name} {count}" for name, count in rank.blas) or "no BLAS library is known"
-    return f"{libraries} a rank, {'by ' + rank.chosen if rank.chosen else 'the share of its cores'}"
+    kernels = f"compiled kernels {rank.kernels}, " if rank.kernels else ""
+    return f"{kernels}{libraries} a rank, {'by ' + rank.chosen if rank.chosen else 'the share of its cores'}"
 
 
 def devices(census: Census) -> str:

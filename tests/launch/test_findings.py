@@ -20,7 +20,7 @@ def rank(number: int, **changes: Any) -> Rank:
     host = f"n{number // 2 + 1}"
     own = (0, 1) if number % 2 == 0 else (2, 3)
     sound = Rank(
-        number, host, f"boot of {host}", number % 2, own, 4, (("openblas", 2),), "", NO_CARD,
+        number, host, f"boot of {host}", number % 2, own, 4, (("openblas", 2),), 0, 2, "", NO_CARD,
         Mpi(MPICH, "/lib/libmpi.so", host, 2), "mpirun", 1 << 30, {"python": "3.11.7", "mpipar": "0.1.0"}, {},
     )  # fmt: skip
     return sound._replace(**changes)
@@ -59,6 +59,8 @@ def test_a_sound_job_has_nothing_wrong() -> None:
         "those of mpirun's daemons"
     )
     assert findings(job(place=[card(0), card(1), card(2), card(3)])) == []
+    assert findings(job(blas=(("openblas", 1),), kernels=2)) == []
+    assert findings(job(blas=(("openblas", 2),), kernels=1, chosen="OMP_NUM_THREADS=2", share=1)) == []
 
 
 @pytest.mark.parametrize(
@@ -98,8 +100,13 @@ def test_a_sound_job_has_nothing_wrong() -> None:
         (job(2, cores=(3,)), "ranks 0, 1 on n1 share cores (3) of 4", "--cpu-bind=cores"),
         (
             job(2, blas=(("openblas", 8),), chosen="OMP_NUM_THREADS=8"),
-            "2 ranks on n1 run 16 BLAS threads on 4 cores (OMP_NUM_THREADS=8)",
+            "2 ranks on n1 run 16 threads on 4 cores (OMP_NUM_THREADS=8)",
             "unset OMP_NUM_THREADS, and mpipar shares the cores out; or set it to 2",
+        ),
+        (
+            job(2, blas=(("openblas", 3),), kernels=1, share=1, chosen="MKL_NUM_THREADS=3"),
+            "2 ranks on n1 run 6 threads on 4 cores (MKL_NUM_THREADS=3)",
+            "unset MKL_NUM_THREADS",
         ),
         (
             job(place=[card(0), card(1), NO_CARD, NO_CARD]),
@@ -125,6 +132,10 @@ def test_what_is_wrong_is_found_with_its_fix(census: Census, text: str, fix: str
         (job(slurm=slurm(NTASKS=8)), "the job has 8 tasks, mpirun started 4 ranks"),
         (job(1, slurm=slurm(NTASKS=4), started_by=""), "the job has 4 tasks, and this is one process alone"),
         (job(cores=[(0,)] * 4, cores_of_machine=1), "2 ranks on n1 share 1 core: right, and slow"),
+        (
+            job(2, blas=(("openblas", 1),), kernels=1, chosen="OMP_NUM_THREADS=1"),
+            "2 cores fall to rank 0, and its compiled kernels use 1 (OMP_NUM_THREADS=1)",
+        ),
         (job(2, mpi=mpi(near=1)), "2 ranks are on n1, and MPI reaches 1 of them through memory"),
         (
             job(1, place=Place(problem="CuPy is not installed: write …")),

@@ -37,8 +37,14 @@ start_threads = workers.start
 arena: Arena | None = (_memory := Memory(fold))  # type: ignore[no-redef]
 empty_shared = _memory.empty_shared
 
+
+def kernel_threads() -> int:
+    return workers.count
+
+
 __all__ = [
     "adam", "add_product", "affine", "arena", "attention", "attention_vjp", "compile_all", "empty_shared",
-    "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "layer_norm", "layer_norm_vjp", "matmul", "rms_norm",
-    "rms_norm_vjp", "scale_minus_hot", "sgd", "softmax_minus_hot", "start_threads", "swiglu", "swiglu_vjp",
+    "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm", "layer_norm_vjp",
+    "matmul", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd", "softmax_minus_hot", "start_threads", "swiglu",
+    "swiglu_vjp",
 ]  # fmt: skip
