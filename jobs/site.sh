@@ -19,7 +19,9 @@ cores=${SLURM_CPUS_PER_TASK:-1} # a rank
 ranks=${ranks:-${SLURM_NTASKS:?start it with sbatch}} # a script may ask for fewer
 per_node=${SLURM_NTASKS_PER_NODE:?the script wants --ntasks-per-node}
 
-export OMP_NUM_THREADS=$cores # BLAS and Numba
+# A rank computes on the cores of --cpus-per-task by itself: compiled kernels cut their work over them, or BLAS does. This
+# variable, which some modules and login shells set, would leave it to BLAS alone. Other numbers: train.py --threads.
+unset OMP_NUM_THREADS
 
 # A rank that ends leaves 60 s to the others: at a checkpoint all end with code 85, and --kill-on-bad-exit=1, which some
 # clusters have as their rule, would kill the slower ones and lose that code. srun does not take over --cpus-per-task

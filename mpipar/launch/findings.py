@@ -183,7 +183,9 @@ def kernels_left_out(census: Census) -> Iterator[Finding]:
     """Variables of BLAS say nothing of the compiled kernels, which then take one core of several."""
     for rank in census.ranks:
         if rank.chosen and rank.kernels == 1 < rank.share:
-            text = f"{rank.share} cores fall to rank {rank.rank}, and its compiled kernels use 1 ({rank.chosen})"
+            text = (
+                f"{rank.share} cores fall to rank {rank.rank}, and its compiled kernels use 1 ({rank.chosen})"
+            )
             name = rank.chosen.partition("=")[0]
             yield Finding(False, text, f"unset {name}, or train.py --threads {rank.share}")
             return

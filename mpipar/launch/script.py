@@ -82,12 +82,12 @@ def surroundings(slurm: Slurm, place: Place) -> Iterator[str]:
         yield f"module load {quoted(*slurm.modules)} || exit 2"
     if slurm.venv:
         yield f"source {quoted(expanded(slurm.venv) + '/bin/activate')} || exit 2"
+    yield "unset OMP_NUM_THREADS  # of a module or a login shell; mpipar cuts the work over --cpus-per-task"
     yield from map(exported, slurm.environment)
     if slurm.launcher == "srun":
         yield "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun has not inherited it since SLURM 22.05"
     else:
         yield "export SLURM_CPU_BIND=none  # mpirun starts a daemon a node by srun, and it must have all cores"
-    yield "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"
 
 
 def program(slurm: Slurm, place: Place) -> Iterator[str]:
@@ -130,17 +130,20 @@ def expanded(path: str) -> str:
 
 SIGNALS = """\
 # SLURM signals this shell alone: it hands the signal on, and the program ends with a checkpoint and 85.
-pid='' heard='' ended=''
-forward() { heard=1; [ -z "$pid" ] || kill -USR1 "$pid" 2>/dev/null; }
+heard='' asked='' ended=''
+forward() { heard=1 asked=1; [ -z "$!" ] || kill -USR1 "$!" 2>/dev/null; }
 trap forward USR1             # before the time limit
 trap 'ended=1; forward' TERM  # scancel, or the limit itself: no restart\
 """
 
 RUN = """\
-# In the background: bash hears a signal only while it waits.
-"${{launch[@]}}" "${{python[@]}}" -u {command} &
-pid=$!
-while heard=''; wait "$pid"; code=$?; [ -n "$heard" ]; do :; done  # a signal ends `wait`, not the program\
+code=85
+if [ -z "$asked" ]; then  # else a signal came before there was anything to save
+    # In the background: bash hears a signal only while it waits.
+    "${{launch[@]}}" "${{python[@]}}" -u {command} &
+    while heard=''; wait "$!"; code=$?; [ -n "$heard" ]; do :; done  # a signal ends `wait`, not the program
+    [ "$code$asked" != 1381 ] || code=85  # the signal came before Python could hear it: 128 + USR1
+fi\
 """
 
 LEFT = """\

@@ -34,7 +34,7 @@ class Slurm:
     name: str = flag("mpipar", "of the job", parse=quoting.name)
     nodes: int = flag(1, "machines", least=1)
     tasks_per_node: int = flag(1, "ranks on each of them", least=1)
-    cpus_per_task: int = flag(1, "cores of a rank, for its threads", least=1)
+    cpus_per_task: int = flag(1, "cores of a rank: threads that it computes with", least=1)
     gpus_per_node: int = flag(0, "cards on each node: a rank takes the one of its place there", least=0)
     memory: str = flag("", "of a node, as 16G (default: the cluster's)", parse=quoting.memory)
     time: str = flag("1:00:00", "limit: minutes, H:MM:SS or D-HH:MM:SS", parse=times.seconds)

@@ -67,6 +67,14 @@ def test_ranks_share_the_cores_of_the_node(n: int) -> None:
 
 
 @pytest.mark.launches
+@pytest.mark.parametrize(("asked", "most"), [("1", 1), ("64", 64), ("", 64), ("٣", 64)])
+def test_slurm_bounds_the_threads_where_it_does_not_bind_to_cores(asked: str, most: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+    for mine, *_ in printed(1, SLURM_CPUS_PER_TASK=asked):
+        assert int(mine) == min(cores, most)
+
+
+@pytest.mark.launches
 def test_the_users_choice_stays() -> None:
     for _, chosen, *threads in printed(2, OPENBLAS_NUM_THREADS="2"):
         assert chosen == "OPENBLAS_NUM_THREADS=2"

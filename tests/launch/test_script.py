@@ -57,7 +57,7 @@ def test_a_plain_job(tmp_path: Path) -> None:
     assert "launch=(srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=60)" in lines
     assert "python=(python)" in lines
     assert '"${launch[@]}" "${python[@]}" -m mpipar doctor || exit 1' in lines
-    assert f'"${{launch[@]}}" "${{python[@]}}" -u train.py --config {tmp_path}/run/job-1.toml &' in lines
+    assert f'    "${{launch[@]}}" "${{python[@]}}" -u train.py --config {tmp_path}/run/job-1.toml &' in lines
     assert any(line.startswith("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK") for line in lines)
     assert "scontrol" not in text
 
@@ -77,9 +77,13 @@ def test_all_that_can_be_asked_for(tmp_path: Path) -> None:
     assert "requeue" in told
     assert "signal" not in told
     assert (
-        "module load gcc/13.2 openmpi/5.0 || exit 2\nsource venv/bin/activate || exit 2\nexport NCCL_X='a b'\n"
+        "module load gcc/13.2 openmpi/5.0 || exit 2\nsource venv/bin/activate || exit 2\nunset OMP_NUM_THREADS"
         in text
     )
+    assert text.index("unset OMP_NUM_THREADS") < text.index("\nexport NCCL_X='a b'\n"), (
+        "a person's choice stays"
+    )
+    assert "export OMP" not in text
     assert "doctor" not in text
     assert "python=(python3.12)" in text
 
@@ -193,6 +197,25 @@ def test_a_signal_reaches_the_program_and_the_job_is_queued_again(
         "--config",
         config,
     ]
+
+
+DOCTOR_THAT_LOOKS = 'case "$*" in *doctor*) touch "$LISTENS"; sleep 0.5; exit 0;; esac; echo trains; exit 0'
+NOT_YET = 'case "$*" in *doctor*) exit 0;; esac; touch "$LISTENS"; sleep 0.5; echo ends; exit 138'
+
+
+def test_a_signal_while_the_doctor_looks_is_not_lost(start: Start, tmp_path: Path) -> None:
+    """Nothing has begun: back into the queue, and on the next time."""
+    code, said = signalled(start(DOCTOR_THAT_LOOKS), tmp_path, signal.SIGUSR1)
+    assert (code, said.splitlines()) == (85, ["mpipar: restart 1 of 2"])
+    assert calls(tmp_path / "fakes", "scontrol") == [["requeue", "7"]]
+
+
+def test_a_signal_that_the_program_could_not_hear_yet(start: Start, tmp_path: Path) -> None:
+    """Python that is just starting dies of it, which is no failure; without a signal 138 is one."""
+    srun = NOT_YET.replace("touch", "trap : USR1; touch")  # srun itself goes on
+    code, said = signalled(start(srun), tmp_path, signal.SIGUSR1)
+    assert (code, said.splitlines()) == (85, ["ends", "mpipar: restart 1 of 2"])
+    assert signalled(start(srun), tmp_path) == (138, "ends\n")
 
 
 def test_a_task_of_an_array_is_queued_again_by_its_own_name(start: Start, tmp_path: Path) -> None:
