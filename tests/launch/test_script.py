@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import HOSTILE
 from slurm_fakes import calls, on_path, program, write
 
 from mpipar.config.flags import options
@@ -262,14 +263,7 @@ def test_a_doctor_that_finds_something_wrong_stops_the_job(start: Start, tmp_pat
     assert len(calls(tmp_path / "fakes", "srun")) == 1
 
 
-# ---- twenty texts that would be shell -------------------------------------------------------------------------------
-
-HOSTILE = (
-    "two words", "it's", 'say "hi"', "a\nb", "a\n#SBATCH --wrap=touch", "$(touch pwned)", "`touch pwned`",
-    "; touch pwned", "&& touch pwned", "| touch pwned", "> pwned", "--wrap=touch", "-x", "a'; touch pwned; '",
-    '"; touch pwned; "', "${IFS}touch", "*", "~root", "naïve ☃ ٣", "a\\", "a\r\nb", "a\x1b[2Jb", "%j%A",
-    "\u2028line", "a\tb", "!!", "#comment", "a,b=c:d", "a/../b",
-)  # fmt: skip
+# ---- texts that would be shell --------------------------------------------------------------------------------------
 
 
 def refusal(make: Callable[[], object]) -> str:

@@ -28,7 +28,8 @@ VENV = Path(sys.prefix)
 TIMES = ("tokens_per_s", "step_s", "comm_s")  # fields of a record that no two runs share
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "DEADLINE")
 # Two cores are real: compiling kernels would take most of the time of a job this small.
-HASTE = {"MPIPAR_KERNELS": "numpy", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+KERNELS = {"MPIPAR_KERNELS": "numpy"}
+HASTE = {**KERNELS, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
 
 
 @dataclass(frozen=True)

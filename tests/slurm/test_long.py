@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from runs import attempt
-from slurm.desk import Desk
+from slurm.desk import KERNELS, Desk
 from slurm.processes import wait_until
 
 pytestmark = pytest.mark.launches
@@ -30,7 +30,7 @@ TWO_BY_TWO = "--nodes=2 --ntasks-per-node=2 --time=10"
 @pytest.fixture(scope="module")
 def whole(shared_desk: Desk) -> Desk:
     """A desk on which the run has been made by mpirun, whole, in runs/whole."""
-    done = attempt(4, [*FLAGS, "--out", "runs/whole"], shared_desk.folder)
+    done = attempt(4, [*FLAGS, "--out", "runs/whole"], shared_desk.folder, KERNELS)  # bit for bit
     assert done.returncode == 0, done.stderr
     return shared_desk
 
@@ -111,6 +111,35 @@ def test_asked_twice_then_once_too_often(whole: Desk) -> None:
     assert (about["JobState"], about["ExitCode"], about["Restarts"]) == ("FAILED", "85:0", "2"), desk.logs()
     assert "all of the 2 restarts are used" in desk.log(about)
     assert saved(desk, out)[-1] == desk.steps(out) < STEPS
+    desk.succeed(start(desk, out))
+    check_whole(desk, out)
+
+
+def test_asked_while_the_doctor_looks(whole: Desk) -> None:
+    """Nothing has begun: back into the queue at once."""
+    desk, out, looking = whole, "runs/early", whole.folder / "looking"
+    script = (desk.folder / "jobs" / "long.sbatch").read_text()
+    early = script.replace("python -m mpipar doctor", f"sh -c 'touch {looking}; sleep 3'")
+    assert early != script
+    (desk.folder / "jobs" / "early.sbatch").write_text(early)
+    job = desk.submit("early.sbatch", *FLAGS, options=f"{TWO_BY_TWO} {NO_SIGNAL}", OUT=out)
+    wait_until(looking.exists, 60, "the doctor", desk.logs)
+    ask(desk, job)
+    wait_until(is_at(desk, job, 1), 60, "restart 1", desk.logs)
+    assert desk.steps(out) == 0
+    desk.run("scancel", job)
+    desk.finish(job)
+
+
+def test_cancelled_under_mpirun(whole: Desk) -> None:
+    """SLURM kills what mpirun started: at most the steps since the last checkpoint are lost, and no checkpoint is."""
+    desk, out = whole, "runs/cancelled-mpirun"
+    job = start(desk, out, LAUNCHER="mpirun")
+    reach(desk, job, out, 70)
+    desk.run("scancel", job)
+    about = desk.finish(job)
+    assert (about["JobState"], about["Restarts"]) == ("CANCELLED", "0"), desk.logs()
+    assert saved(desk, out)[-1] >= 60
     desk.succeed(start(desk, out))
     check_whole(desk, out)
 

@@ -5,6 +5,7 @@ shows the job's log.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -79,14 +80,30 @@ def test_gpus(desk: Desk, losses: list[float], launcher: str) -> None:
     job = desk.submit(
         "gpu-nodes.sbatch", *SMALL, options=f"{TWO_BY_TWO} --gpus-per-node=2", LAUNCHER=launcher, **CARDS
     )
-    assert "on GPU (stand-in" in check_run(desk, job, losses)
+    log = check_run(desk, job, losses)
+    assert "on GPU (stand-in" in log
+    assert cards(log) == [("0", "n1", "0"), ("1", "n1", "1"), ("2", "n2", "0"), ("3", "n2", "1")]
+
+
+def cards(log: str) -> list[tuple[str, str, str]]:
+    """Rank, node and number of its card: of the doctor's table."""
+    return re.findall(r"^(\d) +(n\d) .* card (\d), stand-in", log, re.MULTILINE)
 
 
 def test_a_gpu_for_each_task(desk: Desk, losses: list[float]) -> None:
     """As the script says: then srun shows each rank one card, of which it takes the first."""
     desk.edit("jobs/gpu-nodes.sbatch", "--gpus-per-node=4", "--gpus-per-task=1")
+    doctor = '"${launch[@]}" python -m mpipar doctor'
+    see = """"${launch[@]}" sh -c 'echo "rank $SLURM_PROCID sees $CUDA_VISIBLE_DEVICES"'"""
+    desk.edit("jobs/gpu-nodes.sbatch", doctor, f"{see}\n{doctor}")
     job = desk.submit("gpu-nodes.sbatch", *SMALL, options=TWO_BY_TWO, **CARDS)
-    assert "on GPU (stand-in" in check_run(desk, job, losses)
+    log = check_run(desk, job, losses)
+    assert "on GPU (stand-in" in log
+    assert sorted(re.findall(r"^rank (\d) sees (\S+)$", log, re.MULTILINE)) == [
+        ("0", "0"), ("1", "1"), ("2", "0"), ("3", "1"),
+    ]  # fmt: skip
+    assert "devices   4 cards" in log
+    assert [card for _, _, card in cards(log)] == ["0"] * 4, "of those that it sees"
 
 
 def test_container(desk: Desk, losses: list[float], tmp_path: Path) -> None:
