@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from mpipar import Mesh, __version__, no_grad
-from mpipar.checkpoint import Together
+from mpipar.checkpoint import Stateful, Together
 from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked, refuse_other_data
 from mpipar.comm import Comm
 from mpipar.config import AUTO, TrainConfig, as_toml, check, mesh_axes, parse
@@ -43,7 +43,12 @@ from mpipar.parallel import (
     check_weights,
     chosen_schedule,
     described,
+    mesh_of_replica,
+    outer_weights,
+    over_replicas,
+    replicas_of,
     rows_of_all,
+    shared_weights,
     stop_unless_finite,
     sync_gradients,
     sync_in_backward,
@@ -60,6 +65,11 @@ class Learner(NamedTuple):
     optimizer: Optimizer
     scale: LossScale
     batches: Batches
+
+    @property
+    def weights(self) -> Stateful:
+        """The model, or with --outer what its replicas share."""
+        return shared_weights(self.model, self.optimizer)
 
     @property
     def state(self) -> Together:
@@ -88,10 +98,10 @@ def main() -> None:
     refuse_other_data(found, corpus.digest)
     mesh = Mesh.parse(config.mesh, device=device.xp)
     text = TextBatches(corpus, config.seed, config.batch, config.context)
-    model = build_model(config, mesh, corpus.vocabulary, schedule)
+    model = build_model(config, mesh_of_replica(mesh, config.outer), corpus.vocabulary, schedule)
     scale = LossScale(config.loss_scale if config.dtype == "float16" else 1)
-    batches = Batches(text, model.mesh, config.micro_batch)
-    learner = Learner(model, build_optimizer(config, model), scale, batches)
+    batches = Batches(text, model.mesh, config.micro_batch, replicas_of(mesh, config.outer))
+    learner = Learner(model, build_optimizer(config, mesh, model), scale, batches)
     rows = rows_of_all(ranks, weight_rows(model))
     out = on_first_rank(ranks, lambda: make_out(config.out, datetime.now()))
     with (
@@ -105,7 +115,7 @@ def main() -> None:
         )
         if isinstance(model, Pipeline):
             progress.say(f"{described(model.schedule)}\n")
-        start = go_on(config, out, corpus.digest, model, learner.state, progress.say)
+        start = go_on(config, out, corpus.digest, learner.weights, learner.state, progress.say)
         if start and start >= config.steps:
             progress.say(f"nothing to do: {start} of {config.steps} steps are done")
             return
@@ -153,8 +163,9 @@ def train(
         loss = forward_backward(config, learner, step)
         sync_gradients(model, wire=wire(config))
         norm = clip_grad_norm(model.parameters(), config.clip, scale=scale.value).item()
+        loss, norm = over_replicas(batches.replicas, loss, norm)
         if scale.accepts(step + 1, loss, norm):
-            stop_unless_finite(step + 1, loss, norm, model.parameters())
+            stop_unless_finite(step + 1, loss, norm, model.parameters(), ranks)
             optimizer.step()
         else:
             skip_step(model.parameters())  # float16 overflowed, and the scale is lower now
@@ -163,7 +174,7 @@ def train(
             check_weights(step + 1, model.parameters(), batches.mesh)
         seconds = perf_counter() - begin
         comm_s, comm_bytes = ledger.seconds - comm_before, ledger.bytes - bytes_before
-        done, tokens = step + 1, batches.tokens
+        done, tokens = step + 1, config.batch * config.context
         due = config.val_every and (done % config.val_every == 0 or done == config.steps)
         val_loss = validate(config, learner) if due else None
         record = StepRecord(
@@ -175,7 +186,7 @@ def train(
         stop = done < config.steps and preemption.requested(ranks)
         if stop or saver.is_due(done):
             metrics.sync()
-            saver.save(done, model, learner.state)
+            saver.save(done, learner.weights, learner.state)
         else:
             saver.poll()
         if stop:
@@ -208,14 +219,15 @@ def validate(config: TrainConfig, learner: Learner) -> float:
     model, batches = learner.model, learner.batches
     model.eval()
     total, parts = 0.0, list(batches.validation(config.val_batches))
-    if isinstance(model, Pipeline):
-        total = model.evaluate(parts).item()
-    else:
-        with no_grad():
+    with no_grad(), outer_weights(learner.optimizer):  # those that all replicas share
+        if isinstance(model, Pipeline):
+            total = model.evaluate(parts).item()
+        else:
             for part in parts:
                 total += model.loss(part.tokens, part.targets).allreduce(*batches.axes, "tp").item()
     model.train()
-    return total / sum(part.count for part in parts)
+    total, count = over_replicas(batches.replicas, total, sum(part.count for part in parts))
+    return total / count
 
 
 def show_end(config: TrainConfig, learner: Learner, progress: Progress) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from mpipar.config import TrainConfig
+from mpipar.config import NONE, TrainConfig
 from mpipar.mesh import Mesh
 from mpipar.models import GPT, GPTConfig, gpt_stages
 from mpipar.optim import SGD, Adam, AdamW, constant, cosine
-from mpipar.parallel import Pipeline, sharded
+from mpipar.parallel import LocalSGD, Pipeline, sharded
 from mpipar.parallel.schedule import Schedule
 
 Model: TypeAlias = GPT | Pipeline
-Optimizer: TypeAlias = AdamW | Adam | SGD
+Optimizer: TypeAlias = AdamW | Adam | SGD | LocalSGD
 
 
 def shape_of(config: TrainConfig, vocabulary: int) -> GPTConfig:
@@ -40,7 +40,18 @@ def wire(config: TrainConfig) -> str | None:
     return None if config.wire == "full" else config.wire
 
 
-def build_optimizer(config: TrainConfig, model: Model) -> Optimizer:
+def build_optimizer(config: TrainConfig, mesh: Mesh, model: Model) -> Optimizer:
+    """Of a model on `mesh`, or with --outer of this rank's replica of it."""
+    c, inner = config, build_inner(config, model)
+    if c.outer == NONE:
+        return inner
+    return LocalSGD(
+        model.parameters(), inner, mesh, c.outer, inner_steps=c.inner_steps, outer_lr=c.outer_lr,
+        outer_momentum=c.outer_momentum, last=c.steps,
+    )  # fmt: skip
+
+
+def build_inner(config: TrainConfig, model: Model) -> AdamW | Adam | SGD:
     parameters, lr, decay = model.parameters(), config.lr, config.weight_decay
     if config.optimizer == "sgd":
         return SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)

@@ -19,8 +19,9 @@ from mpipar.checkpoint.places import below
 from mpipar.checkpoint.saver import Saver
 from mpipar.checkpoint.state import Stateful
 from mpipar.comm import Comm
-from mpipar.config import AUTO, NONE, TrainConfig, spelling
+from mpipar.config import AUTO, NONE, TrainConfig, mesh_axes, spelling
 from mpipar.errors import CheckpointError, UsageError
+from mpipar.job import world
 from mpipar.job.agree import on_first_rank
 from mpipar.job.limit import TimeLimit
 from mpipar.job.lock import Lock, refuse_locked
@@ -29,10 +30,14 @@ from mpipar.log import CHECKPOINTS, CONFIG, METRICS, check_out
 # With another value of these the step would mean another place in the data, or the tensors another model.
 FIXED = (
     "style", "layers", "heads", "kv_heads", "width", "context", "rope_base", "dtype", "optimizer", "batch", "seed",
+    "outer",
 )  # fmt: skip
 SHAPE = ("style", "layers", "heads", "kv_heads", "width")  # of these, those that weights alone depend on
 # These a user may change between two parts of a run; the numbers become others, so it is told.
-TOLD = ("dropout", "steps", "lr", "warmup", "lr_schedule", "clip", "weight_decay", "val_batches")
+TOLD = (
+    "dropout", "steps", "lr", "warmup", "lr_schedule", "clip", "weight_decay", "val_batches",
+    "inner_steps", "outer_lr", "outer_momentum",
+)  # fmt: skip
 
 
 # ---- before anything is made ----------------------------------------------------------------------------
@@ -49,6 +54,7 @@ def check_start(config: TrainConfig) -> tuple[Path, Notes] | None:
     found = notes_to_resume(config)
     if found is not None:
         refuse_other_settings(config, *found)
+        refuse_other_replicas(config, *found)
     elif config.init:
         shape = SHAPE if config.style == "llama" else (*SHAPE, "context")  # GPT-2's positions are weights
         refuse_other_settings(config, *newest_notes(config.init, "--init", config.strict), shape)
@@ -103,6 +109,16 @@ def refuse_other_settings(
         otherwise = ", or begin a new run with its weights by --init" if names is FIXED else ""
         raise UsageError(
             f"{path} was trained with {', '.join(theirs)}, this run has {', '.join(mine)}: write the former{otherwise}"
+        )
+
+
+def refuse_other_replicas(config: TrainConfig, path: Path, notes: Notes) -> None:
+    """Raises UsageError where replicas train apart, and are not as many as before."""
+    then, now = notes.mesh.get(config.outer, 1), mesh_axes(config, world().size).get(config.outer, 1)
+    if config.outer != NONE and then != now:
+        raise UsageError(
+            f"{path} holds {then} replicas, this run has {config.outer}={now} of them: write a mesh with "
+            f"{config.outer}={then}, or begin a new run with its weights by --init"
         )
 
 

@@ -22,6 +22,7 @@ SHOWN_MESHES = 6
 ROPE_BASE = 10_000.0
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 LOSS_SCALE = 65536.0
+OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9  # Douillard et al. 2023
 AUTO, NONE = "auto", "none"  # of --resume; anything else is a path
 
 
@@ -33,6 +34,12 @@ class TrainConfig:
     schedule: str = flag("1f1b", "of pp: gpipe, 1f1b, interleaved, zero_bubble or FILE.toml")
     sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
     zero: int = flag(0, "ZeRO over dp: 1 cuts optimizer state, 2 gradients too, 3 all", least=0, below=4)
+    outer: str = flag(
+        NONE, "axis whose ranks train replicas apart: see docs/local-sgd.md", choices=(NONE, "dp")
+    )
+    inner_steps: int = flag(0, "outer: steps of a replica between two meetings", least=0)
+    outer_lr: float = flag(OUTER_LR, "outer: learning rate of a meeting", above=0)
+    outer_momentum: float = flag(OUTER_MOMENTUM, "outer: Nesterov's, of meetings", least=0, below=1)
     wire: str = flag(
         "full", "of gradients between ranks: bfloat16 halves their bytes", choices=("full", "bfloat16")
     )
@@ -150,6 +157,7 @@ def check(config: TrainConfig, ranks: int) -> None:
     axes = mesh_axes(config, ranks)
     check_used(config, axes)
     check_product(config, axes, ranks)
+    check_outer(config, axes)
     check_zero(config, axes)
     check_pieces(config, axes)
     check_pipeline(config, axes)
@@ -215,6 +223,42 @@ def check_used(config: TrainConfig, axes: dict[str, int]) -> None:
     for name, size in axes.items():
         if size > 1 and name not in USED_AXES:
             raise UsageError(f"--mesh {config.mesh}: train.py cuts over dp, pp and tp only; leave {name} out")
+
+
+def check_outer(config: TrainConfig, axes: dict[str, int]) -> None:
+    """Replicas that train apart: alone on their axis, with a share of the batch each."""
+    c, count = config, axes.get("dp", 1)
+    if c.outer == NONE:
+        given = (c.inner_steps > 0, c.outer_lr != OUTER_LR, c.outer_momentum != OUTER_MOMENTUM)
+        for name, there in zip(("--inner-steps", "--outer-lr", "--outer-momentum"), given, strict=True):
+            if there:
+                raise UsageError(f"{name} is of replicas that train apart: write --outer dp, or leave it out")
+        return
+    if not c.inner_steps:
+        raise UsageError(
+            f"--outer {c.outer} needs the steps between two meetings: write --inner-steps 32, or leave --outer out"
+        )
+    if count == 1:
+        where = f"--mesh {c.mesh}" if c.mesh else "one rank"
+        raise UsageError(
+            f"--outer {c.outer} has a replica on each rank of dp, and {where} has dp=1: write a mesh with dp=2 or "
+            "more, or leave --outer out"
+        )
+    if c.zero or axes.get("replica", 1) > 1:
+        other = f"--zero {c.zero} cuts over dp" if c.zero else f"--mesh {c.mesh} has replicas of ZeRO"
+        raise UsageError(
+            f"{other}, and with --outer {c.outer} each rank of dp has weights of its own: leave one of them out"
+        )
+    if c.dtype == "float16":
+        raise UsageError(
+            f"--outer {c.outer} with --dtype float16: each replica would skip other steps, by a loss scale of its own: "
+            "write --dtype bfloat16"
+        )
+    if c.batch % count:
+        raise UsageError(
+            f"--batch {c.batch} does not divide over the {count} replicas of --outer {c.outer}: "
+            f"write --batch {max(count, c.batch // count * count)}"
+        )
 
 
 def check_zero(config: TrainConfig, axes: dict[str, int]) -> None:

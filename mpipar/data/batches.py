@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mpipar.blocks import balanced, offsets
+from mpipar.comm import Comm
 from mpipar.data.windows import TextBatches
 from mpipar.layout import Layout, Shard
 from mpipar.mesh import Mesh
@@ -34,11 +36,14 @@ class Batches:
     The rows of a step are cut first into micro-batches of `micro_batch`·dp rows and each of those over dp, so that a
     micro-batch is consecutive rows, every rank has the same number of them, and the last may be smaller. Where the mesh
     has replicas of dp ranks each, the rows are cut over replica, and within one over dp.
+    `replicas`: where meshes train apart, the ranks that have my place in all of them; then the rows of a step are cut
+    over them first, and this mesh has consecutive rows.
     """
 
     text: TextBatches
     mesh: Mesh
     micro_batch: int = 0
+    replicas: Comm | None = None
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -47,8 +52,8 @@ class Batches:
 
     @property
     def tokens(self) -> int:
-        """Tokens a step, over all ranks."""
-        return self.text.batch * self.text.context
+        """Tokens a step, over the ranks of this mesh."""
+        return len(self._share(self.text.batch)) * self.text.context
 
     def training(self, step: int) -> Iterator[MicroBatch]:
         """The micro-batches of a step."""
@@ -61,10 +66,18 @@ class Batches:
             batch = rows[start : start + self.text.batch]
             yield from self._cut(len(batch), batch.__getitem__)
 
+    def _share(self, rows: int) -> range:
+        """Of the rows of a batch those of this mesh."""
+        if self.replicas is None:
+            return range(rows)
+        first = offsets(balanced(rows, self.replicas.size))
+        return range(first[self.replicas.rank], first[self.replicas.rank + 1])
+
     def _cut(self, rows: int, row: Callable[[int], bytes]) -> Iterator[MicroBatch]:
-        size = self.micro_batch * self.mesh.comm(*self.axes).size or rows
-        for first in range(0, rows, size):
-            yield self._micro_batch(first, min(size, rows - first), row, last=first + size >= rows)
+        mine = self._share(rows)
+        size = self.micro_batch * self.mesh.comm(*self.axes).size or max(1, len(mine))
+        for first in mine[::size]:
+            yield self._micro_batch(first, min(size, mine.stop - first), row, last=first + size >= mine.stop)
 
     def _micro_batch(self, first: int, rows: int, row: Callable[[int], bytes], last: bool) -> MicroBatch:
         xp, context = self.mesh.xp, self.text.context
