@@ -42,6 +42,12 @@ from mpipar.parallel.schedule import NAMES, make
         (f"--seed {2**63 - 1} --dropout 0.999", 1),
         ("--dtype float16 --loss-scale 2 --recompute full --check-every 5", 1),
         ("--dtype bfloat16 --recompute selective", 4),
+        ("--outer dp --inner-steps 32", 4),
+        (
+            "--outer dp --inner-steps 7 --steps 3 --mesh dp=2,tp=2 --outer-lr 1 --outer-momentum 0 --batch 2",
+            4,
+        ),
+        ("--outer dp --inner-steps 1 --mesh dp=2,pp=2 --dtype bfloat16 --micro-batch 4 --optimizer sgd", 4),
     ],
 )
 def test_what_can_run_passes(line: str, ranks: int) -> None:
@@ -85,6 +91,57 @@ def test_what_can_run_passes(line: str, ranks: int) -> None:
             "--loss-scale is of --dtype float16, this is float32: leave it out, or write",
         ),
         ("--recompute half", 1, "--recompute half is unknown"),
+        (
+            "--outer dp",
+            2,
+            "--outer dp needs the steps between two meetings: write --inner-steps 32, or leave",
+        ),
+        (
+            "--inner-steps 32",
+            2,
+            "--inner-steps is of replicas that train apart: write --outer dp, or leave it",
+        ),
+        ("--outer-lr 1", 2, "--outer-lr is of replicas that train apart: write --outer dp, or leave it out"),
+        (
+            "--outer-momentum 0",
+            2,
+            "--outer-momentum is of replicas that train apart: write --outer dp, or leave",
+        ),
+        ("--outer tp --inner-steps 2", 2, "--outer tp is unknown: did you mean dp? Known: none, dp"),
+        ("--outer dp --inner-steps -1", 2, "--inner-steps -1: must be a whole number, at least 0"),
+        ("--outer dp --inner-steps 2 --outer-lr 0", 2, "--outer-lr 0.0: must be a finite number, above 0"),
+        ("--outer dp --inner-steps 2 --outer-momentum 1", 2, "--outer-momentum 1.0: must be a finite number"),
+        (
+            "--outer dp --inner-steps 2",
+            1,
+            "--outer dp has a replica on each rank of dp, and one rank has dp=1",
+        ),
+        (
+            "--outer dp --inner-steps 2 --mesh tp=2",
+            2,
+            "and --mesh tp=2 has dp=1: write a mesh with dp=2 or more",
+        ),
+        (
+            "--outer dp --inner-steps 2 --zero 2",
+            2,
+            "--zero 2 cuts over dp, and with --outer dp each rank of dp has weights of its own: leave one",
+        ),
+        (
+            "--outer dp --inner-steps 2 --mesh replica=2,dp=2",
+            4,
+            "--mesh replica=2,dp=2 has replicas of ZeRO, and with --outer dp each rank of dp has weights of its",
+        ),
+        (
+            "--outer dp --inner-steps 2 --dtype float16",
+            2,
+            "each replica would skip other steps, by a loss scale of its own: write --dtype bfloat16",
+        ),
+        (
+            "--outer dp --inner-steps 2 --batch 31",
+            4,
+            "--batch 31 does not divide over the 4 replicas of --outer dp: write --batch 28",
+        ),
+        ("--outer dp --inner-steps 2 --batch 3", 4, "replicas of --outer dp: write --batch 4"),
         ("--check-every -1", 1, "--check-every -1: must be a whole number, at least 0"),
         ("--device cpu --ranks-per-gpu 2", 2, "--ranks-per-gpu 2 with --device cpu: leave one of them out"),
         ("--device tpu", 1, "--device tpu is unknown: did you mean gpu? Known: auto, cpu, gpu"),
