@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from mpipar import Mesh, __version__, no_grad
-from mpipar.checkpoint import Stateful, Together
+from mpipar.checkpoint import Together
 from mpipar.checkpoint.run import RunSaver, check_start, go_on, locked, refuse_other_data
 from mpipar.comm import Comm
 from mpipar.config import AUTO, TrainConfig, as_toml, check, mesh_axes, parse
@@ -39,6 +39,7 @@ from mpipar.nn import weight_rows
 from mpipar.optim import LossScale, clip_grad_norm, skip_step
 from mpipar.parallel import (
     Pipeline,
+    Start,
     check_loss,
     check_weights,
     chosen_schedule,
@@ -67,7 +68,7 @@ class Learner(NamedTuple):
     batches: Batches
 
     @property
-    def weights(self) -> Stateful:
+    def weights(self) -> Model | Start:
         """The model, or with --outer what its replicas share."""
         return shared_weights(self.model, self.optimizer)
 

@@ -14,7 +14,14 @@ from mpipar.mesh import Mesh
 from mpipar.models.work import step_flops
 from mpipar.nn import weight_rows
 from mpipar.optim import clip_grad_norm
-from mpipar.parallel import Pipeline, mesh_of_replica, replicas_of, rows_of_all, sync_gradients, sync_in_backward
+from mpipar.parallel import (
+    Pipeline,
+    mesh_of_replica,
+    replicas_of,
+    rows_of_all,
+    sync_gradients,
+    sync_in_backward,
+)
 from mpipar.parallel.schedule import Schedule
 from mpipar.random import Noise
 from mpipar.recipe import Model, Optimizer, build_model, build_optimizer, shape_of, wire
@@ -36,7 +43,12 @@ class Workload:
     def make(cls, c: TrainConfig, mesh: Mesh, vocabulary: int, schedule: Schedule | None) -> Workload:
         corpus = Corpus.load(c.data, world(), c.context) if c.data else drawn(vocabulary, c.context)
         model = build_model(c, mesh_of_replica(mesh, c.outer), corpus.vocabulary, schedule)
-        batches = Batches(TextBatches(corpus, c.seed, c.batch, c.context), model.mesh, c.micro_batch, replicas_of(mesh, c.outer))
+        batches = Batches(
+            TextBatches(corpus, c.seed, c.batch, c.context),
+            model.mesh,
+            c.micro_batch,
+            replicas_of(mesh, c.outer),
+        )
         flops = step_flops(shape_of(c, corpus.vocabulary), c.batch, c.context)
         return cls(c, model, batches, build_optimizer(c, mesh, model), flops)
 
