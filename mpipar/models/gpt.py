@@ -122,7 +122,7 @@ class Block(Module):
 
     def __init__(self, name: str, config: GPTConfig, mesh: Mesh) -> None:
         c, style = config, STYLES[config.style]
-        self.recompute = c.recompute
+        self.selective = c.recompute == "selective"
         self.norm_1 = style.norm(f"{name}.norm_1", c.width, mesh, dtype=c.dtype)
         self.attention = style.attention(f"{name}.attention", c, mesh)
         self.dropout_1 = Dropout(f"{name}.dropout_1", c.dropout)
@@ -131,13 +131,8 @@ class Block(Module):
         self.dropout_2 = Dropout(f"{name}.dropout_2", c.dropout)
 
     def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        if self.recompute == "full":
-            return checkpoint(lambda x: self.halves(x, noise), x)
-        return self.halves(x, noise)
-
-    def halves(self, x: Tensor, noise: Noise | None) -> Tensor:
         x = x + self.dropout_1(self.attention(self.norm_1(x)), noise)
-        y = self.mlp(x, self.norm_2) if self.recompute == "selective" else self.mlp(self.norm_2(x))
+        y = self.mlp(x, self.norm_2) if self.selective else self.mlp(self.norm_2(x))
         return x + self.dropout_2(y, noise)
 
 
@@ -189,8 +184,14 @@ class GPT(Module):
         if self.is_first:
             x = self.embedded(x, noise)
         for block in self.blocks:
-            x = block(x, noise)
+            x = self.through(block, x, noise)
         return x
+
+    def through(self, block: Block, x: Tensor, noise: Noise | None) -> Tensor:
+        """A block, whose weights may be gathered where it is called (ZeRO 3): so also where it is called again."""
+        if self.config.recompute == "full":
+            return checkpoint(lambda x: block(x, noise), x)
+        return block(x, noise)
 
     def embedded(self, tokens: Tensor, noise: Noise | None) -> Tensor:
         assert self.embedding is not None, "the first stage has it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mpipar.backend import DType
 from mpipar.layout import Shard
 from mpipar.mesh import Mesh
@@ -38,11 +40,11 @@ class ColumnParallelLinear(Module):
         )
         self.bias = zero_bias(name, (outputs,), mesh, dtype, **{axis: Shard(0)}) if bias else None
 
-    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
-        """Of ``before(x)`` where `before` is given, which is made again in backward and not kept."""
+    def __call__(self, x: Tensor, before: Function | None = None, weights: Sequence[Tensor] = ()) -> Tensor:
+        """Of ``before(x)`` where `before` is given, which is made again in backward and not kept; it uses `weights`."""
         if before is None:
             return x.contract(self.weight, bias=self.bias)
-        y = product(x, self.weight, before)
+        y = product(x, self.weight, before, weights)
         return y if self.bias is None else y + self.bias
 
     def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from mpipar.layout import Shard
 from mpipar.mesh import Mesh
 from mpipar.nn.linear import ColumnParallelLinear, RowParallelLinear
 from mpipar.nn.module import Module
-from mpipar.nn.recompute import Function, product
+from mpipar.nn.norm import LayerNorm, RMSNorm
+from mpipar.nn.recompute import product
 from mpipar.tensor import Tensor, parameter, swiglu
 
 
@@ -31,9 +32,10 @@ class ParallelMLP(Module):
             seed=seed, dtype=dtype,
         )  # fmt: skip
 
-    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
+    def __call__(self, x: Tensor, before: LayerNorm | RMSNorm | None = None) -> Tensor:
         if before is not None:
-            return self.down(self.up(x, lambda x: self.gathered(before(x))), Tensor.gelu)
+            x = self.up(x, lambda x, *weights: self.gathered(before(x, *weights)), before.weights)
+            return self.down(x, Tensor.gelu)
         return self.down(self.up(self.gathered(x)).gelu())
 
     def gathered(self, x: Tensor) -> Tensor:
@@ -65,9 +67,12 @@ class ParallelSwiGLU(Module):
             std=out_std, seed=seed, dtype=dtype,
         )  # fmt: skip
 
-    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
+    def __call__(self, x: Tensor, before: LayerNorm | RMSNorm | None = None) -> Tensor:
         if before is not None:
-            return self.down(product(x, self.gate_up, lambda x: self.gathered(before(x))), swiglu)
+            x = product(
+                x, self.gate_up, lambda x, *weights: self.gathered(before(x, *weights)), before.weights
+            )
+            return self.down(x, swiglu)
         return self.down(swiglu(self.gathered(x).contract(self.gate_up)))  # (…, 2, F) → (…, F), F sharded
 
     def gathered(self, x: Tensor) -> Tensor:

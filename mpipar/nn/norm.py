@@ -19,8 +19,14 @@ class LayerNorm(Module):
         self.gain = ones((width,), mesh, dtype=dtype, requires_grad=True, name=f"{name}.gain")
         self.bias = zero_bias(name, (width,), mesh, dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.gain, self.bias, self.eps)
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return self.gain, self.bias
+
+    def __call__(self, x: Tensor, *weights: Tensor) -> Tensor:
+        """With its own weights, or with others in their place."""
+        gain, bias = weights or self.weights
+        return layer_norm(x, gain, bias, self.eps)
 
 
 class RMSNorm(Module):
@@ -32,5 +38,11 @@ class RMSNorm(Module):
         self.eps = eps
         self.gain = ones((width,), mesh, dtype=dtype, requires_grad=True, name=f"{name}.gain")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.gain, self.eps)
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return (self.gain,)
+
+    def __call__(self, x: Tensor, *weights: Tensor) -> Tensor:
+        """With its own weights, or with others in their place."""
+        (gain,) = weights or self.weights
+        return rms_norm(x, gain, self.eps)

@@ -46,19 +46,24 @@ def checkpoint(f: Function, *tensors: Tensor, again: Function | None = None) -> 
     return Tensor(y.local, y.mesh, y.layout, node=node)
 
 
-def product(x: Tensor, weight: Tensor, before: Function | None = None) -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, before: Function | None = None, weights: Sequence[Tensor] = ()
+) -> Tensor:
     """``before(x).contract(weight)`` that does not keep before(x): for what costs little, a norm, a gather, a gate.
 
     The weight's gradient needs before(x), which is made again then; the product is not. Without `before` of x itself.
+    `weights` are those that `before` uses. Where they are no leaves (gathered, under ZeRO 3) it gets them after x.
     """
     if before is None:
         return x.contract(weight)
 
-    def again(x: Tensor, weight: Tensor = weight) -> Tensor:
-        return apply(ops.contract, before(x), weight, n=1, transposed=False, value=False)
+    def again(x: Tensor, weight: Tensor = weight, *weights: Tensor) -> Tensor:
+        return apply(ops.contract, before(x, *weights), weight, n=1, transposed=False, value=False)
 
-    arguments = (x,) if weight.is_leaf else (x, weight)
-    return checkpoint(lambda x, weight=weight: before(x).contract(weight), *arguments, again=again)
+    def now(x: Tensor, weight: Tensor = weight, *weights: Tensor) -> Tensor:
+        return before(x, *weights).contract(weight)
+
+    return checkpoint(now, x, *(() if weight.is_leaf else (weight, *weights)), again=again)
 
 
 def _weights(uses: tape.Uses) -> list[Array]:

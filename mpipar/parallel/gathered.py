@@ -7,11 +7,15 @@ on the tape gathers the weights there again before the unit's backward begins. M
 forward or backward, is on its way.
 
 The vjp of the gather is the reduce_scatter: one for all weights of the unit.
+
+A pipeline has units in each of its stages, and one memory for all of them. Micro-batches may be between forward and
+backward in any number: each call has its own nodes on the tape. Where backward comes in two parts (zero bubble) the
+weights are there for the first one, and the second one needs none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,16 +26,24 @@ from mpipar.nn.module import Module
 from mpipar.parallel.pool import Pool, Slot, Weights, is_cut_weight, slots, weights_of
 from mpipar.tensor import Tensor
 from mpipar.tensor.apply import recorded
-from mpipar.tensor.tape import Node, is_recording
+from mpipar.tensor.tape import Node, is_recording, note_uses
 
 
-def gather_at_use(model: Module, axes: tuple[str, ...], wire: DType | None = None) -> None:
-    """Makes a unit of every module that is an attribute of the model, or in a list or dict there."""
+def gather_at_use(models: Sequence[Module], axes: tuple[str, ...], wire: DType | None = None) -> None:
+    """Makes a unit of every module that is an attribute of a model, or in a list or dict there. They share memory.
+
+    Models are those that are called one after the other in any order: the stages of a pipeline.
+    """
     pool = Pool()
+    for number, model in enumerate(models):
+        units_of(model, axes, wire, pool, number)
+
+
+def units_of(model: Module, axes: tuple[str, ...], wire: DType | None, pool: Pool, number: int) -> None:
     for holder, key, value in slots(vars(model)):
         if isinstance(value, Module):
             weights = weights_of(value, axes, wire)
-            holder[key] = Gathered(value, weights, pool) if weights else value
+            holder[key] = Gathered(value, weights, pool, number) if weights else value
         elif is_cut_weight(value, axes):
             raise UsageError(
                 f"ZeRO 3 gathers the weights of a module when it is called; {value.name!r} is one of the model itself: "
@@ -42,24 +54,26 @@ def gather_at_use(model: Module, axes: tuple[str, ...], wire: DType | None = Non
 class Unit:
     """What is called with its weights gathered, and its place in the order in which units are called."""
 
-    def __init__(self, weights: list[Weights], pool: Pool) -> None:
-        self.weights, self.pool, self.place = weights, pool, pool.units
+    def __init__(self, weights: list[Weights], pool: Pool, model: int) -> None:
+        self.weights, self.pool, self.place, self.model = weights, pool, pool.units, model
         self.before: Unit | None = None
         self.after: Unit | None = None
         pool.joins(weights)
 
     def __call__(self, call: Any, args: tuple[Any, ...]) -> Any:
         self.pool.call(self)
-        with self._whole():
+        sent = [Gradients(self, weights) for weights in self.weights]
+        with self._whole(sent):
             y = call(*args)
-        return tuple(map(self._closed, y)) if isinstance(y, tuple) else self._closed(y)
+        closed = partial(self._closed, sent)
+        return tuple(map(closed, y)) if isinstance(y, tuple) else closed(y)
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
+    def _whole(self, sent: list[Gradients]) -> Iterator[None]:
         """The module finds whole weights where its pieces were."""
         self.pool.called = True
         try:
-            for weights, tensors in zip(self.weights, self._tensors(), strict=True):
+            for weights, tensors in zip(self.weights, self._tensors(sent), strict=True):
                 put(weights.slots, tensors)
             yield
         finally:
@@ -67,9 +81,8 @@ class Unit:
                 put(weights.slots, weights.parameters)
             self.pool.called = False
 
-    def _tensors(self) -> list[list[Tensor]]:
+    def _tensors(self, sent: list[Gradients]) -> list[list[Tensor]]:
         """The whole weights of each kind. On the tape the gathers come before all of them, so backward after."""
-        sent = [Gradients(self, weights) for weights in self.weights]
         nodes = [each.node() for each in sent]
         return [
             [
@@ -81,17 +94,19 @@ class Unit:
             for each, node, weights in zip(sent, nodes, self.weights, strict=True)
         ]
 
-    def _closed(self, y: Tensor) -> Tensor:
+    def _closed(self, sent: list[Gradients], y: Tensor) -> Tensor:
         """The result, which lies in no weight's memory, with the node that gathers again on the way back."""
         xp = y.mesh.xp
         first, last = xp.addresses(y.local)
-        lent = [xp.addresses(memory) for (mesh, _), memory in self.pool.memory.items() if mesh is y.mesh]
+        lent = [xp.addresses(memory) for (mesh, _), memory in self.pool.memory.items() if mesh.xp is xp]
         if any(start < last and first < stop for start, stop in lent):
             y = y.clone()
-        return recorded(y, y.local, y.layout, "gather again", (y,), (self._again,))
+        return recorded(y, y.local, y.layout, "gather again", (y,), (partial(self._again, sent),))
 
-    def _again(self, g: Array) -> Array:
+    def _again(self, sent: list[Gradients], g: Array) -> Array:
         self.pool.call_again(self)
+        for each in sent:
+            each.due = True
         return g
 
 
@@ -110,10 +125,12 @@ class Gradients:
     def __init__(self, unit: Unit, weights: Weights) -> None:
         self._unit, self._weights = unit, weights
         self._flat: Array | None = None
+        self.due = False  # the weights have come for the backward
 
     def node(self) -> Node | None:
         """Of the gather itself."""
         if not is_recording():
+            note_uses("gather", self._weights.parameters)
             return None
         pieces = tuple(
             p.local for p in self._weights.parameters
@@ -129,13 +146,13 @@ class Gradients:
         """Puts that of weight k in its places. The first one hands the array on, to be sent when all are in."""
         first = self._flat is None
         if self._flat is None:
-            self._flat = self._unit.pool.lend(self._unit, self._weights, g)
+            self._flat = self._unit.pool.lend(self._unit, self._weights, g, self.due)
         self._weights.carrier.put(k, g, self._flat)
         return self._flat if first else None
 
     def scattered(self, pieces: tuple[Array, ...], flat: Array) -> tuple[Array, ...]:
         """The sums over the axes, of which each rank takes its pieces."""
-        self._flat, weights = None, self._weights
+        self._flat, self.due, weights = None, False, self._weights
         sent = flat if weights.wire is None else weights.mesh.xp.cast(flat, weights.wire)
         comm = weights.mesh.comm(*weights.axes)
         mine = comm.reduce_scatter(sent, 0, weights.carrier.sizes, dtype=flat.dtype)
@@ -145,10 +162,10 @@ class Gradients:
 class Gathered(Module):
     """A module whose weights are whole while it is called. Its parameters are the pieces, under their names."""
 
-    def __init__(self, module: Module, weights: list[Weights], pool: Pool) -> None:
+    def __init__(self, module: Module, weights: list[Weights], pool: Pool, model: int) -> None:
         self.module: Any = module
-        self._weights, self._pool = weights, pool
-        self._unit = Unit(weights, pool)
+        self._weights, self._pool, self._model = weights, pool, model
+        self._unit = Unit(weights, pool, model)
         self._head: Unit | None = None
 
     def __call__(self, *args: Any) -> Any:
@@ -163,5 +180,5 @@ class Gathered(Module):
         return self._at_head(self.module.cross_entropy, args)
 
     def _at_head(self, call: Any, args: tuple[Any, ...]) -> Any:
-        self._head = self._head or Unit(self._weights, self._pool)
+        self._head = self._head or Unit(self._weights, self._pool, self._model)
         return self._head(call, args)

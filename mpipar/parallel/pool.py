@@ -115,18 +115,20 @@ class Pool:
             self.memory[kind] = weights.mesh.xp.empty((self.sizes[kind],), weights.dtype)
         return weights.views(self.memory[kind])
 
-    def lend(self, unit: Unit, weights: Weights, g: Array) -> Array:
-        """The memory of weights that are no longer needed, as zeros of the dtype of their gradients.
+    def lend(self, unit: Unit, weights: Weights, g: Array, due: bool) -> Array:
+        """Zeros of the dtype of the gradients: where the weights are still here, their memory, for they have served.
 
-        Raises GraphError where it does not hold them: then backward has just run with those of another unit.
+        Raises GraphError where they neither are nor were `due`: then backward has just run with those of another unit.
         """
-        if not (self.holds(unit) or self._lender is unit):
+        here = self.holds(unit) or self._lender is unit
+        if not (here or due):
             raise GraphError(
                 f"ZeRO 3: the backward of the module of {weights.parameters[0].name!r} ran without its weights. "
                 "It must begin at the results of the module, and before the next change of weights"
             )
-        self._inside, self._lender = None, unit
-        if g.dtype != weights.dtype:  # gradients of 16-bit weights are float32
+        if here:
+            self._inside, self._lender = None, unit
+        if not here or g.dtype != weights.dtype:  # gradients of 16-bit weights are float32
             return weights.mesh.xp.zeros((weights.size,), g.dtype)
         memory = self.memory[weights.kind][: weights.size]
         weights.mesh.xp.fill(memory, 0)
@@ -138,8 +140,9 @@ class Pool:
 
     def call(self, unit: Unit) -> None:
         """The weights of a unit come in, for its forward."""
-        if self._last is not None and self._last.place < unit.place:
-            self._last.after, unit.before = unit, self._last  # this is the order of the model
+        last = self._last
+        if last is not None and last.model == unit.model and last.place < unit.place:
+            last.after, unit.before = unit, last  # this is the order of the model
         self._last = unit
         inside = self._inside or self._lender
         again = inside is not None and unit.before is not None and unit.place < inside.place

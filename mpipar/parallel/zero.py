@@ -19,6 +19,7 @@ from mpipar.layout.layout import shared
 from mpipar.nn.module import Module
 from mpipar.nn.pieces import piece_index
 from mpipar.parallel.gathered import gather_at_use
+from mpipar.parallel.pipeline import Pipeline
 from mpipar.tensor import Tensor
 from mpipar.tensor.create import each_leaf
 from mpipar.tensor.tape import Leaf
@@ -62,8 +63,14 @@ def shard_parameters(make: Callable[[], M], axes: tuple[str, ...], wire: DType |
     """Stage 3: every weight is cut as soon as it is made, and gathered where its module is called."""
     with each_leaf(lambda parameter: cut_weight(parameter, axes)):
         model = make()
-    gather_at_use(model, axes, wire)
+    gather_at_use(called(model), axes, wire)
     return model
+
+
+def called(model: Module) -> list[Module]:
+    """What has units: the model, of a pipeline its stages."""
+    stages = model.stages.values() if isinstance(model, Pipeline) else [model]
+    return [stage for stage in stages if isinstance(stage, Module)]
 
 
 def cut_weight(parameter: Tensor, axes: tuple[str, ...]) -> Tensor:

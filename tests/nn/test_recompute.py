@@ -45,6 +45,11 @@ def stream(mesh: Mesh, sequence: bool) -> Tensor:
     return randn("x", (B, T, C), mesh, dtype="float64", requires_grad=True, dp=Shard(0), **cut)
 
 
+def through_a_block(mesh: Mesh, how: str, sequence: bool, style: str) -> tuple[Tensor, Block]:
+    model = GPT(config(how, sequence, style), mesh)
+    return model.through(model.blocks[0], stream(mesh, sequence), Noise(1, 2)), model.blocks[0]
+
+
 def rows_here(mesh: Mesh) -> int:
     return balanced(B, mesh.shape["dp"])[mesh["dp"].rank]
 
@@ -109,8 +114,7 @@ def test_it_passes_the_dot_test(axes, make_mesh):
 
 def counted(mesh: Mesh, how: str, sequence: bool, style: str) -> Counts:
     """What the way back through a block communicates."""
-    block = Block("block", config(how, sequence, style), mesh)
-    y = block(stream(mesh, sequence), Noise(1, 2))
+    y, _ = through_a_block(mesh, how, sequence, style)
     with count_collectives(mesh) as counts:
         y.sum().backward()
     return counts
@@ -143,8 +147,8 @@ def test_what_is_done_again_is_in_the_ledger(axes, style, sequence, how, make_me
 
 def kept(mesh: Mesh, how: str, sequence: bool, style: str) -> int:
     """The bytes that backward through a block needs, its weights not counted."""
-    block = Block("block", config(how, sequence, style), mesh)
-    return kept_bytes(block(stream(mesh, sequence), Noise(1, 2)), *block.parameters())
+    y, block = through_a_block(mesh, how, sequence, style)
+    return kept_bytes(y, *block.parameters())
 
 
 @cpu_alone
