@@ -133,6 +133,13 @@ def test_products_and_sums(size, arrange, dtype):
     compare(lambda xp: xp.affine(a, b, bias), dtype)
 
 
+def test_blas_has_nothing_to_say_of_no_rows(dtype, capfd):
+    """A part of an array without rows, as a rank has one that has no sequence in a micro-batch."""
+    a, b, bias = (numbers(k, shape, dtype) for k, shape in enumerate([(5, 3), (3, 4), (4,)]))
+    compare(lambda xp: xp.affine(a[:0], b, bias), dtype)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 5), (3, 9), (130, 130), (70, 200)])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("group", [1, 2])

@@ -155,7 +155,9 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
 def affine(a: Array, b: Array, bias: Array) -> Array:
     at = here().of(a)
-    if not (at[0] and takes(a) and takes(b)):
+    if not (
+        at[0] and a.size and takes(a) and takes(b)
+    ):  # an array of nothing has no strides that BLAS would take
         return plain.affine(a, b, bias)
     out = np.empty((a.shape[0], b.shape[1]), a.dtype)
 
