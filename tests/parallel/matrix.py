@@ -204,7 +204,7 @@ HEAD = """# Parallel equals serial
 
 Every combination below trains {steps} AdamW steps in float64, with dropout, warm-up and clipping, beside the same model
 on one rank. The table has the largest relative difference of the loss and of the gradient norm over the steps; the
-bound is {bound:g}. Most meshes divide neither layers nor the {heads} heads, {rows} rows of {tokens} tokens and {words} words.
+bound is {bound:g}. Most meshes divide neither layers nor {heads} heads, {rows} rows of {tokens} tokens, {words} words.
 For each kind of mesh (which of dp, pp, tp are cut) every pair of options is in some row, and every mesh of up to 8
 ranks has one. gpt2 has a head tied to the embedding, in a pipeline on the first and the last stage; llama has one of
 its own. Written by
