@@ -70,7 +70,7 @@ def test_what_a_file_says(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = [field for field, _, _ in jobs.values()]
     assert fields.count("program") >= 15, "of 29 texts"
     assert fields.count("environment") >= 20
-    assert fields.count("out") >= 2
+    assert "out" in fields, "of two words"
 
 
 def submitted(desk: Desk, field: str, text: str) -> Record:
