@@ -34,9 +34,7 @@ class TrainConfig:
     schedule: str = flag("1f1b", "of pp: gpipe, 1f1b, interleaved, zero_bubble or FILE.toml")
     sequence_parallel: bool = flag(False, "cut the sequence over tp wherever tp does not cut the weights")
     zero: int = flag(0, "ZeRO over dp: 1 cuts optimizer state, 2 gradients too, 3 all", least=0, below=4)
-    outer: str = flag(
-        NONE, "axis whose ranks train replicas apart: see docs/local-sgd.md", choices=(NONE, "dp")
-    )
+    outer: str = flag(NONE, "axis whose ranks train replicas apart", choices=(NONE, "dp"))
     inner_steps: int = flag(0, "outer: steps of a replica between two meetings", least=0)
     outer_lr: float = flag(OUTER_LR, "outer: learning rate of a meeting", above=0)
     outer_momentum: float = flag(OUTER_MOMENTUM, "outer: Nesterov's, of meetings", least=0, below=1)
