@@ -243,4 +243,4 @@ def test_a_replica_that_diverges_stops_all_and_is_named(here: Path) -> None:
     assert stopped.returncode == 2, stopped.stderr
     assert "Gradients that are not finite: rank 0 (first in " in stopped.stderr
     assert ", rank 1 (first in " in stopped.stderr
-    assert len(stopped.stderr.splitlines()) == 1
+    assert stopped.stderr.count("the loss is") == 1  # NumPy warns besides
