@@ -296,7 +296,7 @@ def fitting_meshes(config: TrainConfig, ranks: int) -> Iterator[str]:
 
 def check_pieces(config: TrainConfig, axes: dict[str, int]) -> None:
     """Every rank needs a head and a sequence; pieces may be uneven."""
-    dp, tp = axes.get("dp", 1) * axes.get("replica", 1), axes.get("tp", 1)
+    dp, tp = row_ranks(axes), axes.get("tp", 1)
     if config.heads < tp:
         raise UsageError(
             f"--heads {config.heads} are fewer than the {tp} ranks of tp: "
@@ -310,8 +310,13 @@ def check_pieces(config: TrainConfig, axes: dict[str, int]) -> None:
 
 
 def micro_batches(config: TrainConfig, axes: dict[str, int]) -> int:
-    """Forward passes a step on each dp rank."""
-    return -(-config.batch // (config.micro_batch * axes.get("dp", 1) or config.batch))
+    """Forward passes a step on each rank that has rows of its own."""
+    return -(-config.batch // (config.micro_batch * row_ranks(axes) or config.batch))
+
+
+def row_ranks(axes: dict[str, int]) -> int:
+    """Over how many ranks the rows of a batch are cut."""
+    return axes.get("dp", 1) * axes.get("replica", 1)
 
 
 def check_pipeline(config: TrainConfig, axes: dict[str, int]) -> None:
@@ -337,11 +342,12 @@ def check_pipeline(config: TrainConfig, axes: dict[str, int]) -> None:
         )
     count = micro_batches(c, axes)
     if count < pp:
-        bubble, rows = round(100 * (pp - 1) / (count + pp - 1)), c.batch // (pp * axes.get("dp", 1))
+        least = pp * row_ranks(axes)
+        bubble, rows = round(100 * (pp - 1) / (count + pp - 1)), c.batch // least
         write = (
             f"write --micro-batch {rows} or less"
             if rows
-            else f"write --batch {pp * axes.get('dp', 1)} or more"
+            else f"write --batch {least} or more"
         )
         raise UsageError(
             f"--batch {c.batch} in {counted(count, 'micro-batch', 'micro-batches')} over {pp} stages: the ranks of pp "

@@ -325,6 +325,7 @@ def test_the_names_and_stages_of_schedules_are_those_that_there_are() -> None:
         ("--batch 8 --micro-batch 3", {"tp": 2}, 3),
         ("--batch 7 --micro-batch 2", {"dp": 2}, 2),
         ("--batch 8 --micro-batch 100", {"dp": 2}, 1),
+        ("--batch 8 --micro-batch 1", {"replica": 2, "dp": 2}, 2),
     ],
 )
 def test_how_many_micro_batches_a_step_has(line: str, axes: dict[str, int], count: int) -> None:
