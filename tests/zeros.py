@@ -32,6 +32,7 @@ class Setup:
     clip: float = 0.5
     vocabulary: int = 256
     layers: int = 2
+    recompute: str = "none"
 
 
 class Zero:
@@ -51,6 +52,7 @@ class Zero:
             seed=3,
             dtype=s.dtype,
             style=s.style,
+            recompute=s.recompute,
         )
         self.mesh = mesh
         self.model = sharded(lambda: GPT(shape, mesh), s.zero, wire=s.wire)

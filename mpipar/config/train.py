@@ -344,11 +344,7 @@ def check_pipeline(config: TrainConfig, axes: dict[str, int]) -> None:
     if count < pp:
         least = pp * row_ranks(axes)
         bubble, rows = round(100 * (pp - 1) / (count + pp - 1)), c.batch // least
-        write = (
-            f"write --micro-batch {rows} or less"
-            if rows
-            else f"write --batch {least} or more"
-        )
+        write = f"write --micro-batch {rows} or less" if rows else f"write --batch {least} or more"
         raise UsageError(
             f"--batch {c.batch} in {counted(count, 'micro-batch', 'micro-batches')} over {pp} stages: the ranks of pp "
             f"would wait {bubble} % of the time; {write}"

@@ -113,6 +113,11 @@ def of_kind(kind: tuple[bool, ...]) -> Iterator[Combination]:
         turn += 1
 
 
+def most_on(found: list[Combination]) -> list[Combination]:
+    """Those with most options first."""
+    return sorted(found, key=lambda c: -len(c.options.split(",")))
+
+
 def choices(sizes: tuple[int, int, int]) -> Iterator[Combination]:
     """All options on a mesh. Micro-batches: as many as the pipeline has ranks if rows allow it."""
     dp, pp, tp = sizes
@@ -222,7 +227,7 @@ def run(most: int | None = None) -> None:
     """All of so many ranks, or those with most options on; rank 0 says what it found, a line each."""
     fitting = [c for c in matrix() if c.ranks == world().size]
     if most is not None:
-        fitting = sorted(fitting, key=lambda c: -len(c.options.split(",")))[:most]
+        fitting = most_on(fitting)[:most]
     for c in fitting:
         found = worst(c)
         if world().rank == 0:

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 from grids import cpu_alone
-from parallel.matrix import BOUND, RANKS, Combination, choices, matrix, pairs, said, serial, worst
+from parallel.matrix import BOUND, RANKS, Combination, choices, matrix, most_on, pairs, said, serial, worst
 
 from mpipar.job import world
 from mpipar.testing import launch
 
 SIZE = world().size
-SHARE = 16  # of the combinations of so many ranks: the script runs all
-FITTING = [c for c in matrix() if c.ranks == SIZE]
-FITTING = FITTING[:: -(-len(FITTING) // SHARE)] if FITTING else []
+SHARE = 3  # combinations of each mesh: those with most things on; the script runs all
+FITTING = [
+    c
+    for sizes in dict.fromkeys(c.sizes for c in matrix() if c.ranks == SIZE)
+    for c in most_on([c for c in matrix() if c.sizes == sizes])[:SHARE]
+]
 PAGE = Path(__file__).parents[2] / "docs" / "parallel-equals-serial.md"
 
 
@@ -45,8 +48,7 @@ def test_a_wrong_mask_or_weight_would_show(device):
 @pytest.mark.launches
 @pytest.mark.parametrize("ranks", [5, 6, 8])
 def test_more_ranks_than_the_suite_has(ranks, tmp_path):
-    """The first with most things on."""
-    c = max((c for c in matrix() if c.ranks == ranks), key=lambda c: len(c.options.split(",")))
+    c = most_on([c for c in matrix() if c.ranks == ranks])[0]
     finished = launch(
         ranks,
         Path(matrix.__code__.co_filename),

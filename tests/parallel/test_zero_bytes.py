@@ -118,6 +118,17 @@ def test_a_step_costs_what_its_formula_says(axes, zero, style, micro_batch, wire
 
 
 @many
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_recomputation_gathers_no_more(how, make_mesh):
+    """A block is gathered for its second forward, and its backward follows."""
+    setup = Setup(3, micro_batch=1, bucket_bytes=ALL)
+    expected, found = (
+        step_of(Zero(make_mesh(dp=SIZE), replace(setup, recompute=each))) for each in ("none", how)
+    )
+    assert found == expected
+
+
+@many
 @pytest.mark.parametrize("zero", [1, 2])
 def test_the_update_costs_one_allgather_of_the_weights(zero, make_mesh):
     mesh = make_mesh(dp=SIZE)
