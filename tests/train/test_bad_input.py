@@ -146,7 +146,7 @@ BAD = {
     ),
     "too few ranks in the mesh": ("--mesh tp=1", "needs 1 rank, the job has 2: write --mesh dp=2 or tp=2"),
     "unknown axis": ("--mesh td=2", "unknown axis 'td': did you mean tp?"),
-    "an axis without use": ("--mesh pp=2", "leave pp out"),
+    "an axis without use": ("--mesh cp=2", "leave cp out"),
     "an axis without a size": ("--mesh tp", "'tp' is no axis; write name=size"),
     "a size of nothing": ("--mesh tp=0", "the size of 'tp' is '0'"),
     "an axis twice": ("--mesh tp=2,tp=1", "axis 'tp' is written twice"),

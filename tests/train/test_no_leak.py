@@ -25,8 +25,8 @@ LEAKING = f"""
 import runpy
 from mpipar.nn import attention as layer
 
-masked = layer.attention
-layer.attention = lambda q, k, v, causal: masked(q, k, v, causal=False)
+masked = layer.self_attention
+layer.self_attention = lambda qkv, causal: masked(qkv, causal=False)
 runpy.run_path({str(TRAIN)!r}, run_name="__main__")
 """
 

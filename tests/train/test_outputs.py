@@ -113,7 +113,9 @@ def test_metrics_have_the_named_fields_in_order(run: Run) -> None:
     for line in lines:
         record = json.loads(line)
         assert list(record) == FIELDS + ["val_loss"] * (record["step"] in (4, 7))
-    assert sorted(path.name for path in run.out.iterdir()) == [".lock", "config.toml", "metrics.jsonl"]
+    assert sorted(path.name for path in run.out.iterdir()) == [
+        ".lock", "config.toml", "metrics.jsonl", "run.json",
+    ]  # fmt: skip
 
 
 def test_metrics_are_sound(run: Run) -> None:

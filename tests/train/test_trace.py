@@ -43,7 +43,7 @@ def test_both_ranks_are_processes_with_two_steps(traced: dict[str, Any]) -> None
 def test_every_rank_has_operations_forward_and_backward_and_the_optimizer(traced: dict[str, Any]) -> None:
     counts = Counter((e["pid"], e.get("cat"), e["name"]) for e in traced["traceEvents"])
     for rank in (0, 1):
-        assert counts[rank, "forward", "attention"] == counts[rank, "backward", "attention"] == 2
+        assert counts[rank, "forward", "self_attention"] == counts[rank, "backward", "self_attention"] == 2
         assert counts[rank, "span", "AdamW.step"] == 2
 
 
