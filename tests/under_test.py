@@ -14,7 +14,17 @@ from mpipar import backend
 from mpipar.backend import Backend
 from mpipar.job.device import choose
 
-IN_PLACE = ("add_into", "scale_into", "fill", "copy_into", "sgd", "adam")
+IN_PLACE = (
+    "add_into",
+    "add_product",
+    "scale_into",
+    "fill",
+    "copy_into",
+    "exp_rows",
+    "scale_minus_hot",
+    "sgd",
+    "adam",
+)
 
 
 class Lifted:
