@@ -16,7 +16,9 @@ from mpipar.log.out import RUNS
 class Jobs:
     """The flags of `mpipar jobs`."""
 
-    directories: tuple[str, ...] = flag((), "of runs, or of several runs (default: runs)", alone=True)
+    directories: tuple[str, ...] = flag(
+        (), "of runs, or of several runs (default: runs, and all of mine in the queue)", alone=True
+    )
 
 
 def run(flags: Jobs) -> None:
@@ -24,7 +26,7 @@ def run(flags: Jobs) -> None:
     named = [Path(each).expanduser() for each in flags.directories or (RUNS,)]
     if missing := next((each for each in named if flags.directories and not each.is_dir()), None):
         raise UsageError(f"{missing} is no directory: name that of a run, or one that holds several")
-    found = jobs(named)
+    found = jobs(named, and_mine=not flags.directories)
     print(table(found) if found else f"no jobs: none was submitted from {', '.join(map(str, named))}")
 
 

@@ -30,10 +30,10 @@ class Status(NamedTuple):
     last: list[dict[str, Any]]
 
 
-def jobs(directories: Sequence[Path]) -> list[Status]:
-    """The jobs whose runs lie in these directories, or one level below, and all of mine that squeue knows."""
+def jobs(directories: Sequence[Path], *, and_mine: bool = True) -> list[Status]:
+    """The jobs whose runs lie in these directories, or one level below; `and_mine`: all that squeue knows, too."""
     live = queue.live()
-    known = [Path(each.out) for each in live.values() if each.out]
+    known = [Path(each.out) for each in live.values() if each.out and and_mine]
     records = record.below([*directories, *known])
     forgotten = [each.job for each in records if each.job not in live]
     ended = queue.ended(forgotten)

@@ -91,11 +91,11 @@ def saved(desk: Desk, out: str) -> list[int]:
 
 
 def test_before_the_time_limit_without_a_signal(whole: Desk) -> None:
-    """train.py knows the limit, and what a step takes: a halt of 15 s is one that makes the next minute too short."""
+    """train.py knows the limit, and what a step takes: after a halt of 20 s no second one would fit into the minute."""
     desk, out = whole, "runs/margin"
     job = start(desk, out, f"--time=1 {NO_SIGNAL}")
     halt(desk, job, out)
-    time.sleep(15)
+    time.sleep(20)
     desk.run("scancel", "--signal=CONT", job)
     desk.succeed(job, 180)
     assert "before the time limit" in desk.log(desk.about(job))
