@@ -27,8 +27,10 @@ sys.path.insert(0, str(Path(__file__).parent / "against_torch"))
 
 from contest import DATA_PARALLEL, ONE, TENSOR_PARALLEL, TWO_THREADS, Competitor, contest, why_not
 from picture import draw
-from report import Contest, machine, table
+from report import Contest, table
 from shape import SIZES, Shape
+
+from mpipar.profile import machine
 
 # contest: who takes part, and its ratios: the competitors of torch's side, of which the fastest counts
 CONTESTS: dict[str, tuple[list[Competitor], dict[str, list[str]]]] = {

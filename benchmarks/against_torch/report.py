@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -118,20 +115,3 @@ def table(size: str, c: Contest) -> str:
     verdict = "equal" if c.equal else f"NOT EQUAL to {CLOSE}"
     lines.append(f"losses {first:.4f} → {last:.4f}, {verdict}: at most {c.furthest:.1e} apart")
     return "\n".join(lines)
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
-    return {
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor()
-    )
