@@ -40,7 +40,7 @@ def main(stages: str, most: int) -> None:
         losses = train(mesh, zero)
         if mesh.rank == 0:
             peak = tracemalloc.get_traced_memory()[1] - before
-            print(f"zero {zero} peak {peak} losses {' '.join(f'{loss:.5f}' for loss in losses)}")
+            print(f"zero {zero} peak {peak} losses {' '.join(f'{loss:.9f}' for loss in losses)}")
 
 
 def train(mesh: Mesh, zero: int) -> list[float]:
