@@ -78,7 +78,7 @@ def workers(monkeypatch):
     """Small arrays are cut, too."""
     monkeypatch.setattr(threads, "LEAST", 1)
     made = Workers()
-    for where in (threads, compiled.blas, compiled.attend):
+    for where in (threads, compiled.attend):
         monkeypatch.setattr(where, "workers", made, raising=False)
     return made
 
@@ -143,7 +143,7 @@ from mpipar.job.threads import use_threads
 from mpipar.backend.numba.threads import workers
 
 def said():
-    return [workers.count, *(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")]
+    return [workers.count, *{pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}]
 
 world()
 print(said())

@@ -8,7 +8,7 @@ from __future__ import annotations
 # isort: off
 from mpipar.backend.numpy import *  # noqa: F403  (all names of the contract, and below those that are replaced)
 from mpipar.backend.numba.attend import attention, attention_vjp
-from mpipar.backend.numba.blas import add_product, affine, matmul  # type: ignore[assignment]
+from mpipar.backend.numba.products import add_product, affine, matmul  # type: ignore[assignment]
 from mpipar.backend.numba.bits import keep_mask  # type: ignore[assignment]
 from mpipar.backend.numba.folding import fold
 from mpipar.backend.numba.kernels import (

@@ -13,6 +13,7 @@ import numpy as np
 from mpipar.backend.base import Array
 from mpipar.backend.numba import blas
 from mpipar.backend.numba.arithmetic import compiled, exp
+from mpipar.backend.numba.gemm import product
 from mpipar.backend.numba.kernels import constants
 from mpipar.backend.numba.rows import largest, powers
 from mpipar.backend.numba.threads import over, workers
@@ -113,7 +114,7 @@ def _attention(at, q, k, v, out, lse, scores, causal, scale, lowest, one):  # ty
                 stop = min(queries, start + BLOCK)
                 seen = keys - queries + stop if causal else keys
                 s = matrix(scores, stop - start, seen)
-                blas.product(at, scale, q[b, start:stop, h], k[b, :seen, kv], zero, s, False, True)
+                product(at, scale, q[b, start:stop, h], k[b, :seen, kv], zero, s, False, True)
                 for i in range(stop - start):
                     row, length = s[i], keys - queries + start + i + 1 if causal else keys
                     top = largest(row[:length], lowest)
@@ -121,7 +122,7 @@ def _attention(at, q, k, v, out, lse, scores, causal, scale, lowest, one):  # ty
                     lse[b, h, start + i] = top + np.log(total)
                     shares[i] = one / total
                 to = out[b, start:stop, h]
-                blas.product(at, one, s, v[b, :seen, kv], zero, to, False, False)
+                product(at, one, s, v[b, :seen, kv], zero, to, False, False)
                 for i in range(stop - start):
                     for d in range(to.shape[1]):
                         to[i, d] *= shares[i]
@@ -142,12 +143,12 @@ def _attention_vjp(at, g, q, k, v, out, lse, gq, gk, gv, ps, dps, causal, scale,
                 before = zero if block == blocks - 1 and h % group == 0 else one
                 p, dp = matrix(ps, stop - start, seen), matrix(dps, stop - start, seen)
                 u, here = g[b, start:stop, h], slice(start, stop)
-                blas.product(at, scale, q[b, here, h], k[b, :seen, kv], zero, p, False, True)
-                blas.product(at, one, u, v[b, :seen, kv], zero, dp, False, True)
+                product(at, scale, q[b, here, h], k[b, :seen, kv], zero, p, False, True)
+                product(at, one, u, v[b, :seen, kv], zero, dp, False, True)
                 for i in range(stop - start):
                     row, up, length = p[i], dp[i], keys - queries + start + i + 1 if causal else keys
                     along = inner(u[i], out[b, start + i, h], zero)
                     slopes(row, up, length, lse[b, h, start + i], along, scale, zero)
-                blas.product(at, one, p, u, before, gv[b, :seen, kv], True, False)
-                blas.product(at, one, dp, k[b, :seen, kv], zero, gq[b, here, h], False, False)
-                blas.product(at, one, dp, q[b, here, h], before, gk[b, :seen, kv], True, False)
+                product(at, one, p, u, before, gv[b, :seen, kv], True, False)
+                product(at, one, dp, k[b, :seen, kv], zero, gq[b, here, h], False, False)
+                product(at, one, dp, q[b, here, h], before, gk[b, :seen, kv], True, False)

@@ -1,42 +1,49 @@
-"""The matrix product that NumPy's own BLAS has and NumPy does not show: out ← a·b + out, on parts of arrays.
+"""The library whose matrix products compiled code calls, by the address of its `cblas_sgemm` and `cblas_dgemm`.
 
-NumPy has loaded a BLAS; here its `cblas_sgemm` and `cblas_dgemm` are looked up in it. Compiled code calls them by their
-address (`product`), so that a kernel may multiply blocks and never come back to Python. Where NumPy's BLAS has other
-names, or does not multiply right by these, `here` is false and the kernels that need it are left out.
+NumPy has loaded a BLAS, an OpenBLAS as a rule. On Intel's processors MKL is taken where it is installed (the extra
+`fast` brings it on Linux): there its products take a tenth less time, on AMD's they take more. MPIPAR_BLAS=numpy leaves
+it out, MPIPAR_BLAS=mkl takes it on any processor.
+
+MKL is set to give the same bits wherever an array begins in memory, which replicas of a tensor need, and to
+one thread: threads are ours (`threads`). Where neither library is found or multiplies right, `here` is empty and the
+kernels that need it are left out.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
 from threadpoolctl import ThreadpoolController
 
 from mpipar.backend.base import Array
-from mpipar.backend.numba.arithmetic import compiled
-from mpipar.backend.numba.threads import over, workers
-from mpipar.backend.numpy import arrays as plain
+from mpipar.backend.numba.gemm import multiply
+from mpipar.errors import UsageError
 
-ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # of cblas.h
-NAMES = (
+VARIABLE = "MPIPAR_BLAS"
+NAMES = (  # of the functions, by the bits of their integers
     ("scipy_cblas_{}gemm64_", 64),
     ("cblas_{}gemm64_", 64),
     ("scipy_cblas_{}gemm", 32),
     ("cblas_{}gemm", 32),
 )
+SEQUENTIAL, SAME_BITS = 1, 2  # MKL_THREADING_SEQUENTIAL and MKL_CBWR_AUTO of MKL's headers
 
 
 class Blas(NamedTuple):
-    """Where the two functions are, and the bits of their integers; zeros where there are none."""
+    """Where the two functions are, the bits of their integers, and whose they are; zeros where there are none."""
 
     sgemm: int = 0
     dgemm: int = 0
     bits: int = 0
+    name: str = ""
 
     def of(self, x: Array) -> tuple[int, int]:
         """What compiled code is handed to multiply arrays of this dtype."""
@@ -45,173 +52,72 @@ class Blas(NamedTuple):
 
 @cache
 def here() -> Blas:
-    """The BLAS that NumPy uses, tried once on a small product."""
-    for library in ThreadpoolController().select(user_api="blas").lib_controllers:
-        handle = ctypes.CDLL(library.filepath)
-        for name, bits in NAMES:
-            single, double = (getattr(handle, name.format(letter), None) for letter in "sd")
-            if single is not None and double is not None:
-                found = Blas(_address(single), _address(double), bits)
-                return found if _multiplies(found) else Blas()
-    return Blas()
+    """The BLAS of this process, tried once on a small product."""
+    asked = os.environ.get(VARIABLE, "")
+    if asked not in ("", "mkl", "numpy"):
+        raise UsageError(f"{VARIABLE}={asked} is not known; write mkl, numpy, or leave it out")
+    if asked == "mkl" or (not asked and is_intel()):
+        if found := _mkl():
+            return found
+        if asked:
+            raise UsageError(f"{VARIABLE}=mkl: libmkl_rt is not found or does not run. Write pip install mkl")
+    return next(filter(None, map(_numpy, _loaded())), Blas())
+
+
+def is_intel() -> bool:
+    """Whether the processor is one of Intel's, as Linux says."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def _loaded() -> list[str]:
+    """The files of the BLAS libraries that NumPy has loaded."""
+    return [x.filepath for x in ThreadpoolController().select(user_api="blas").lib_controllers]
+
+
+def _numpy(path: str) -> Blas | None:
+    handle = ctypes.CDLL(path)
+    for name, bits in NAMES:
+        single, double = (getattr(handle, name.format(letter), None) for letter in "sd")
+        if single is not None and double is not None:
+            return _tried(Blas(_address(single), _address(double), bits, "numpy"))
+    return None
+
+
+def _mkl() -> Blas | None:
+    for path in _mkl_files():
+        try:
+            handle = ctypes.CDLL(str(path))
+            handle.MKL_Set_Threading_Layer(SEQUENTIAL)
+            handle.MKL_CBWR_Set(SAME_BITS)
+            functions = _address(handle.cblas_sgemm_64), _address(handle.cblas_dgemm_64)
+        except (OSError, AttributeError):  # not to be loaded here, or too old
+            continue
+        return _tried(Blas(*functions, 64, "mkl"))
+    return None
+
+
+def _mkl_files() -> Iterator[Path]:
+    """libmkl_rt of the wheel `mkl`, then of conda, which puts it beside Python's own libraries."""
+    try:
+        listed = files("mkl") or []
+    except PackageNotFoundError:
+        listed = []
+    yield from (Path(str(file.locate())).resolve() for file in listed if file.name.startswith("libmkl_rt."))
+    yield from Path(sys.prefix, "lib").glob("libmkl_rt.so*")
 
 
 def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def _gemm(real: Any) -> Any:
-    """The call of a cblas gemm of one dtype, its address and the width of its integers being arguments."""
-
-    @intrinsic
-    def gemm(
-        context: Any, address: Any, wide: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any,
-        b: Any, ldb: Any, beta: Any, c: Any, ldc: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            at, wide, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
-            enum, scalar, pointer = ir.IntType(32), context.get_value_type(real), ir.IntType(8).as_pointer()
-
-            def call(word: ir.IntType) -> None:
-                kinds = (
-                    [enum] * 3 + [word] * 3 + [scalar, pointer, word, pointer, word, scalar, pointer, word]
-                )
-                function = builder.inttoptr(at, ir.FunctionType(ir.VoidType(), kinds).as_pointer())
-
-                def fits(value: Any) -> Any:
-                    return builder.trunc(value, word) if word.width < 64 else value
-
-                def place(value: Any) -> Any:
-                    return builder.inttoptr(value, pointer)
-
-                builder.call(function, [
-                    ir.Constant(enum, ROW_MAJOR), builder.trunc(ta, enum), builder.trunc(tb, enum),
-                    fits(m), fits(n), fits(k), alpha, place(a), fits(lda), place(b), fits(ldb), beta, place(c),
-                    fits(ldc),
-                ])  # fmt: skip
-
-            is_wide = builder.icmp_signed("==", wide, ir.Constant(wide.type, 64))
-            with builder.if_else(is_wide) as (then, otherwise):
-                with then:
-                    call(ir.IntType(64))
-                with otherwise:
-                    call(ir.IntType(32))
-            return context.get_dummy_value()
-
-        word = types.int64
-        signature = types.void(
-            word, word, word, word, word, word, word, real, word, word, word, word, real, word, word
-        )
-        return signature, generate
-
-    return gemm
-
-
-_sgemm, _dgemm = _gemm(types.float32), _gemm(types.float64)
-
-
-def gemm_of(
-    at: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any,
-    c: Any, ldc: Any,
-) -> None:  # fmt: skip
-    """cblas's own call, in compiled code, of the dtype that `alpha` has."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(gemm_of, inline="always")
-def _gemm_of(
-    at: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any,
-    c: Any, ldc: Any,
-) -> Any:  # fmt: skip
-    gemm = {types.float32: _sgemm, types.float64: _dgemm}[alpha]
-
-    def call(
-        at: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any,
-        c: Any, ldc: Any,
-    ) -> None:  # fmt: skip
-        gemm(at[0], at[1], ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
-
-    return call
-
-
-@compiled()
-def product(at, alpha, a, b, beta, c, ta=False, tb=False):  # type: ignore[no-untyped-def]
-    """c ← alpha·a·b + beta·c, for compiled code; `ta` and `tb` transpose a and b. Rows may lie apart."""
-    gemm_of(
-        at, TRANSPOSED if ta else PLAIN, TRANSPOSED if tb else PLAIN, c.shape[0], c.shape[1],
-        a.shape[0] if ta else a.shape[1], alpha, a.ctypes.data, max(1, a.shape[1], a.strides[0] // a.itemsize),
-        b.ctypes.data, max(1, b.shape[1], b.strides[0] // b.itemsize), beta,
-        c.ctypes.data, max(1, c.shape[1], c.strides[0] // c.itemsize),
-    )  # fmt: skip
-
-
-def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    if workers.count == 1 or a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype:
-        return np.matmul(a, b, out=out)
-    into = np.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out
-    over(a.shape[0], b.size, lambda part: np.matmul(a[part], b, out=into[part]))
-    return into
-
-
-def affine(a: Array, b: Array, bias: Array) -> Array:
-    at = here().of(a)
-    if not (
-        at[0] and a.size and takes(a) and takes(b)
-    ):  # an array of nothing has no strides that BLAS would take
-        return plain.affine(a, b, bias)
-    out = np.empty((a.shape[0], b.shape[1]), a.dtype)
-
-    def of(part: slice) -> None:
-        out[part] = bias
-        _add(at, out[part], a[part], b)
-
-    over(a.shape[0], b.size, of)
-    return out
-
-
-def add_product(out: Array, a: Array, b: Array) -> None:
-    at = here().of(out)
-    if at[0] and takes(a) and takes(b) and takes(out) and not is_turned(out):
-        over(a.shape[0], b.size, lambda part: _add(at, out[part], a[part], b))
-    else:
-        plain.add_product(out, a, b)
-
-
-def takes(x: Array) -> bool:
-    """Whether BLAS takes this matrix where it lies: whole rows or whole columns, of a dtype that it multiplies."""
-    far, near = (x.strides[1], x.strides[0]) if is_turned(x) else x.strides
-    length = x.shape[0] if is_turned(x) else x.shape[1]
-    apart = far >= length * x.itemsize and far % x.itemsize == 0
-    return bool(near == x.itemsize and apart and x.dtype in (np.float32, np.float64))
-
-
-def is_turned(x: Array) -> bool:
-    """Whether the numbers of a column lie side by side, not those of a row."""
-    return bool(x.strides[1] != x.itemsize)
-
-
-def _add(at: tuple[int, int], out: Array, a: Array, b: Array) -> None:
-    one = out.dtype.type(1)
-    _accumulate(at, *out.shape, a.shape[1], one, *_place(a), *_place(b), *_place(out))
-
-
-def _place(x: Array) -> tuple[int, int, int]:
-    """How BLAS finds a matrix: turned or not, its address, and how far rows (or columns) are apart."""
-    turned = is_turned(x)
-    apart = x.strides[1 if turned else 0] // x.itemsize
-    return TRANSPOSED if turned else PLAIN, x.__array_interface__["data"][0], max(1, apart)
-
-
-@compiled()
-def _accumulate(at, m, n, k, one, ta, a, lda, tb, b, ldb, _, c, ldc):  # type: ignore[no-untyped-def]
-    """Of numbers only, whatever the arrays: compiled once a dtype."""
-    gemm_of(at, ta, tb, m, n, k, one, a, lda, b, ldb, one, c, ldc)
-
-
-def _multiplies(found: Blas) -> bool:
+def _tried(found: Blas) -> Blas | None:
+    """The library if it multiplies right."""
     for dtype in (np.float32, np.float64):
         a, b, c = np.arange(6, dtype=dtype).reshape(2, 3), np.ones((3, 4), dtype), np.ones((2, 4), dtype)
-        _add(found.of(c), c, a, b)
+        multiply(found.of(c), a, b, c, adds=True)
         if not np.array_equal(c, a @ b + 1):
-            return False
-    return True
+            return None
+    return found
