@@ -37,4 +37,6 @@ def prepare(job: dict[str, Any]) -> Player:
         optimizer.step()
         return loss.local.item() if loss.layout.is_first(mesh.coords) else 0.0
 
-    return Player(make, step, {"mpipar": __version__, "numpy": np.__version__})
+    return Player(
+        make, step, {"mpipar": __version__, "numpy": np.__version__, "computed_by": mesh.xp.computed_by()}
+    )

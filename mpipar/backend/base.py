@@ -73,6 +73,9 @@ class Backend(Protocol):
 
     def __hash__(self) -> int: ...
 
+    def computed_by(self) -> str:
+        """By whom numbers are computed, for who reads timings: "Numba, products by MKL"."""
+
     # the border to the host
     def from_host(self, value: Any, dtype: DType | None = None) -> Array: ...
     def from_bytes(self, data: bytes, shape: Shape, dtype: str = "uint8") -> Array:

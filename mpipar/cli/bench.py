@@ -106,6 +106,7 @@ def about(config: TrainConfig, work: Workload, mesh: Mesh, device: str) -> dict[
         "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
         "device": device,
         **profile.machine(),
+        "computed_by": mesh.xp.computed_by(),
         "tokens": config.batch * config.context,
         "flops": work.flops,
         "parameters": work.parameters,

@@ -85,6 +85,7 @@ def table(found: dict[str, Any]) -> str:
         "peak": f"{100 * f['share_of_peak']:.1f} % of that of square products: {peaks} GFLOP/s by rank",
         "memory": f"{', '.join(human_bytes(each) for each in f['peak_memory'])} at most, by rank",
         "page faults": f"{', '.join(f'{each:,.0f}' for each in f['page_faults'])} a step, by rank",
+        "computed by": f["computed_by"],
     }
     lines = [f"{name:<13}{text}" for name, text in facts.items()]
     lines += ["", f"{'operation, ms a step':<28}{'calls':>7}{'forward':>10}{'backward':>10}{'share':>8}"]

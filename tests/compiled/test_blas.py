@@ -10,6 +10,7 @@ from mpipar.errors import UsageError
 blas = pytest.importorskip("mpipar.backend.numba.blas", reason="the extra fast is not installed")
 gemm = pytest.importorskip("mpipar.backend.numba.gemm")
 
+MKL, NUMPYS = "MKL", "NumPy's BLAS"
 choose = blas.here.__wrapped__  # each time anew
 
 
@@ -27,19 +28,19 @@ def without_mkl(monkeypatch):
 def test_numpys_where_the_user_says_so_or_mkl_is_not_there(intel, asked, monkeypatch, without_mkl):
     monkeypatch.setattr(blas, "is_intel", lambda: intel)
     asked("")
-    assert choose().name == "numpy"
+    assert choose().name == NUMPYS
     asked("numpy")
-    assert choose().name == "numpy"
+    assert choose().name == NUMPYS
 
 
 def test_mkl_on_intel_alone_unless_it_is_asked_for(asked, monkeypatch):
     if not list(blas._mkl_files()):
         pytest.skip("MKL is not installed")
     for intel, asking, wanted in [
-        (True, "", "mkl"),
-        (False, "", "numpy"),
-        (True, "numpy", "numpy"),
-        (False, "mkl", "mkl"),
+        (True, "", MKL),
+        (False, "", NUMPYS),
+        (True, "numpy", NUMPYS),
+        (False, "mkl", MKL),
     ]:
         monkeypatch.setattr(blas, "is_intel", lambda intel=intel: intel)
         asked(asking)
@@ -63,7 +64,7 @@ def test_a_library_that_is_not_one_is_passed_over(tmp_path, asked, monkeypatch):
     monkeypatch.setattr(blas, "_mkl_files", lambda: iter([broken]))
     monkeypatch.setattr(blas, "is_intel", lambda: True)
     asked("")
-    assert choose().name == "numpy"
+    assert choose().name == NUMPYS
 
 
 def test_condas_place_is_looked_at(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from mpipar.profile.machine import peak_flops
 from mpipar.profile.plot import bars_of, plot, plotting
 from mpipar.profile.report import report, table
 
-ABOUT = {"tokens": 1000, "flops": 4_000_000_000, "parameters": 1234}
+ABOUT = {"tokens": 1000, "flops": 4_000_000_000, "parameters": 1234, "computed_by": "NumPy"}
 
 
 def row(kind: str, name: str, seconds: float, axis: str = "", size: int = 0) -> dict[str, Any]:

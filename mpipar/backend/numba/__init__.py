@@ -7,6 +7,7 @@ from __future__ import annotations
 
 # isort: off
 from mpipar.backend.numpy import *  # noqa: F403  (all names of the contract, and below those that are replaced)
+from mpipar.backend.numba import blas
 from mpipar.backend.numba.attend import attention, attention_vjp
 from mpipar.backend.numba.products import add_product, affine, matmul  # type: ignore[assignment]
 from mpipar.backend.numba.bits import keep_mask  # type: ignore[assignment]
@@ -38,12 +39,16 @@ arena: Arena | None = (_memory := Memory(fold))  # type: ignore[no-redef]
 empty_shared = _memory.empty_shared
 
 
+def computed_by() -> str:
+    return f"Numba, products by {blas.here().name or 'NumPy'}"
+
+
 def kernel_threads() -> int:
     return workers.count
 
 
 __all__ = [
-    "adam", "add_product", "affine", "arena", "attention", "attention_vjp", "compile_all", "empty_shared",
+    "adam", "add_product", "affine", "arena", "attention", "attention_vjp", "compile_all", "computed_by", "empty_shared",
     "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm", "layer_norm_vjp",
     "matmul", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd", "softmax_minus_hot", "start_threads", "swiglu",
     "swiglu_vjp",

@@ -82,7 +82,7 @@ def _numpy(path: str) -> Blas | None:
     for name, bits in NAMES:
         single, double = (getattr(handle, name.format(letter), None) for letter in "sd")
         if single is not None and double is not None:
-            return _tried(Blas(_address(single), _address(double), bits, "numpy"))
+            return _tried(Blas(_address(single), _address(double), bits, "NumPy's BLAS"))
     return None
 
 
@@ -95,7 +95,7 @@ def _mkl() -> Blas | None:
             functions = _address(handle.cblas_sgemm_64), _address(handle.cblas_dgemm_64)
         except (OSError, AttributeError):  # not to be loaded here, or too old
             continue
-        return _tried(Blas(*functions, 64, "mkl"))
+        return _tried(Blas(*functions, 64, "MKL"))
     return None
 
 
