@@ -263,6 +263,7 @@ class DoubleBackend:
             raise TypeError(f"as_array of {type(x).__name__}: this device returns no scalars")
         return x
 
+    computed_by = staticmethod(cpu.computed_by)
     dtype, is_floating = computed(cpu.dtype), computed(cpu.is_floating)
     cast, widen, contiguous = computed(cpu.cast), computed(cpu.widen), computed(cpu.contiguous)
     arena = None

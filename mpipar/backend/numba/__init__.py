@@ -39,7 +39,7 @@ arena: Arena | None = (_memory := Memory(fold))  # type: ignore[no-redef]
 empty_shared = _memory.empty_shared
 
 
-def computed_by() -> str:
+def computed_by() -> str:  # type: ignore[no-redef]
     return f"Numba, products by {blas.here().name or 'NumPy'}"
 
 
@@ -48,8 +48,8 @@ def kernel_threads() -> int:
 
 
 __all__ = [
-    "adam", "add_product", "affine", "arena", "attention", "attention_vjp", "compile_all", "computed_by", "empty_shared",
-    "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm", "layer_norm_vjp",
-    "matmul", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd", "softmax_minus_hot", "start_threads", "swiglu",
-    "swiglu_vjp",
+    "adam", "add_product", "affine", "arena", "attention", "attention_vjp", "compile_all", "computed_by",
+    "empty_shared", "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm",
+    "layer_norm_vjp", "matmul", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd", "softmax_minus_hot",
+    "start_threads", "swiglu", "swiglu_vjp",
 ]  # fmt: skip
