@@ -274,6 +274,7 @@ class DoubleBackend:
     addresses, argmax, cumsum = computed(cpu.addresses), computed(cpu.argmax), computed(cpu.cumsum)
     add_into, scale_into = computed(cpu.add_into), computed(cpu.scale_into)
     fill, copy_into = computed(cpu.fill), computed(cpu.copy_into)
+    copy_scaled, add_rows = computed(cpu.copy_scaled), computed(cpu.add_rows)
 
     exp, log, sqrt, tanh = computed(cpu.exp), computed(cpu.log), computed(cpu.sqrt), computed(cpu.tanh)
     absolute, where = computed(cpu.absolute), computed(cpu.where)

@@ -17,6 +17,8 @@ from mpipar.job.device import choose
 IN_PLACE = (
     "add_into",
     "add_product",
+    "add_rows",
+    "copy_scaled",
     "scale_into",
     "fill",
     "copy_into",

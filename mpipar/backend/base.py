@@ -136,6 +136,8 @@ class Backend(Protocol):
 
     def fill(self, out: Array, value: float) -> None: ...
     def copy_into(self, out: Array, x: Array) -> None: ...
+    def copy_scaled(self, out: Array, x: Array, factor: Array) -> None:
+        """``out[...] = x * factor``, a 0-d array, all of one dtype."""
 
     # element by element, and reductions (over dims; all of them where None)
     def exp(self, x: Array) -> Array: ...
@@ -198,6 +200,9 @@ class Backend(Protocol):
 
     def put_rows(self, g: Array, rows: Array, first: int, count: int) -> Array:
         """The transpose of `take_rows`: sums the rows of g into (count, C)."""
+
+    def add_rows(self, out: Array, g: Array, rows: Array, first: int) -> None:
+        """``out += put_rows(g, rows, first, len(out))``, of which the other rows of `out` need not be read."""
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple[Array, Array]:
         """softmax(scale·qkᵀ)v for (B, T, H, D), blocked over queries; and the log-sum-exp (B, H, T).

@@ -220,7 +220,17 @@ def test_rows_of_a_piece_of_a_table(count: int, first: int) -> None:
         table, g = RNG.normal(size=(count, 3)), RNG.normal(size=(*shape, 3))
         hot = (ids[..., None] - first == np.arange(count)).astype(float)
         close(xp.take_rows(table, ids, first), hot @ table)
-        close(xp.put_rows(g, ids, first, count), np.tensordot(hot, g, (range(ids.ndim), range(ids.ndim))))
+        summed = np.tensordot(hot, g, (range(ids.ndim), range(ids.ndim)))
+        close(xp.put_rows(g, ids, first, count), summed)
+        out = table.copy()
+        xp.add_rows(out, g, ids, first)
+        close(out, table + summed)
+
+
+def test_a_product_with_a_number_is_written_over_what_was_there() -> None:
+    out = np.full(X.shape, np.nan)
+    xp.copy_scaled(out, X, np.array(-2.5))
+    assert out.tobytes() == (X * -2.5).tobytes()
 
 
 @pytest.mark.parametrize("first", [0, 2, 50])
@@ -250,6 +260,11 @@ def test_arguments_stay_as_they_are() -> None:
     xp.swiglu(x), xp.swiglu_vjp(g[:, 0], x), xp.rotary(x[..., :6], np.arange(3), 10.0)
     z, rows, ids = x[:, 0], x[:, 0, 0], np.array([0, 1, 2])
     xp.exp_sum(z, rows), xp.pick(z, ids, 0), xp.softmax_minus_hot(z, rows, ids, 0, rows)
-    xp.take_rows(x, ids, 0), xp.put_rows(g, ids, 0, 3), xp.square_sum(x)
+    (
+        xp.take_rows(x, ids, 0),
+        xp.put_rows(g, ids, 0, 3),
+        xp.add_rows(np.zeros_like(x), g, ids, 0),
+        xp.square_sum(x),
+    )
     for array, before in zip(arrays, (X, G, GAIN, BIAS), strict=True):
         assert array.tobytes() == before.tobytes()

@@ -133,6 +133,20 @@ def test_products_and_sums(size, arrange, dtype):
     compare(lambda xp: xp.affine(a, b, bias), dtype)
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
+@pytest.mark.parametrize("first", [0, 5, 10_000])
+def test_rows_that_are_added(shape, first, dtype):
+    g, start = numbers(1, shape, dtype), numbers(2, (9, shape[1]), dtype)
+    rows = np.random.default_rng(4).integers(-1, 16, shape[0])
+
+    def added(xp: Any) -> Any:
+        out = start.copy()
+        xp.add_rows(out, g, rows, first)
+        return out, xp.put_rows(g, rows, first, 9)
+
+    compare(added, dtype)
+
+
 def test_blas_has_nothing_to_say_of_no_rows(dtype, capfd):
     """A part of an array without rows, as a rank has one that has no sequence in a micro-batch."""
     a, b, bias = (numbers(k, shape, dtype) for k, shape in enumerate([(5, 3), (3, 4), (4,)]))

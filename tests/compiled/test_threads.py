@@ -57,6 +57,8 @@ KERNELS = {
     "affine": lambda: compiled.affine(X, G.T, LSE),
     "add_product": copied(lambda x: compiled.add_product(x, LSE[:, None] * X[:, :5], G[:5])),
     "add_product, columns": copied(lambda x: compiled.add_product(x, np.copy(X[:, :5].T).T, G[:5])),
+    "add_rows": copied(lambda x: compiled.add_rows(x, G, IDS, 1)),
+    "put_rows": lambda: compiled.put_rows(G, IDS, 1, 9),
     "attention over a batch": attention(2, 4),
     "attention over heads": attention(1, 4),
     "attention over groups": attention(1, 2),

@@ -22,6 +22,7 @@ from mpipar.backend.cupy.arrays import (
     contiguous,
     copy,
     copy_into,
+    copy_scaled,
     cumsum,
     empty,
     exp,
@@ -57,6 +58,7 @@ from mpipar.backend.cupy.host import (
     wire,
 )
 from mpipar.backend.cupy.kernels import (
+    add_rows,
     exp_rows,
     exp_sum,
     gelu,
@@ -100,13 +102,13 @@ def use(card: Card) -> None:
 
 
 __all__ = [
-    "absolute", "adam", "add_into", "add_product", "addresses", "affine", "arange", "arena", "argmax",
-    "as_array", "attention", "attention_vjp", "broadcast_to", "cast", "computed_by", "concatenate",
-    "contiguous", "copy", "copy_into", "cumsum", "device", "dtype", "empty", "empty_shared", "exp", "exp_rows",
-    "exp_sum", "fill", "from_bytes", "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating",
-    "item", "keep_mask", "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name",
-    "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "scale_minus_hot", "sgd",
-    "sigmoid", "softmax", "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum", "sum", "swiglu",
-    "swiglu_vjp", "take_rows", "tanh", "text", "to_dlpack", "to_host", "uniform", "use", "where", "widen",
-    "wire", "zeros",
+    "absolute", "adam", "add_into", "add_product", "add_rows", "addresses", "affine", "arange", "arena",
+    "argmax", "as_array", "attention", "attention_vjp", "broadcast_to", "cast", "computed_by", "concatenate",
+    "contiguous", "copy", "copy_into", "copy_scaled", "cumsum", "device", "dtype", "empty", "empty_shared",
+    "exp", "exp_rows", "exp_sum", "fill", "from_bytes", "from_dlpack", "from_host", "full", "gelu", "gelu_vjp",
+    "is_floating", "item", "keep_mask", "layer_norm", "layer_norm_vjp", "log", "matmul", "max", "maximum",
+    "minimum", "name", "normal", "pick", "put_rows", "rms_norm", "rms_norm_vjp", "rotary", "scale_into",
+    "scale_minus_hot", "sgd", "sigmoid", "softmax", "softmax_minus_hot", "softmax_vjp", "sqrt", "square_sum",
+    "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh", "text", "to_dlpack", "to_host", "uniform", "use",
+    "where", "widen", "wire", "zeros",
 ]  # fmt: skip

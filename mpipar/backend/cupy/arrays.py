@@ -68,6 +68,10 @@ def copy_into(out: Array, x: Array) -> None:
     out[...] = cast(x, out.dtype)
 
 
+def copy_scaled(out: Array, x: Array, factor: Array) -> None:
+    out[...] = x * factor
+
+
 def affine(a: Array, b: Array, bias: Array) -> Array:
     return cp.matmul(a, b) + bias
 

@@ -129,6 +129,10 @@ def put_rows(g: Array, rows: Array, first: int, count: int) -> Array:
     return cp.where(found, total[last], g.dtype.type(0)).reshape(count, *width)
 
 
+def add_rows(out: Array, g: Array, rows: Array, first: int) -> None:
+    out += put_rows(g, rows, first, len(out))
+
+
 def exp_sum(z: Array, top: Array) -> Array:
     return cp.sum(cp.exp(z - top[:, None]), 1)
 

@@ -27,6 +27,7 @@ from mpipar.backend.numba.kernels import (
     swiglu_vjp,
 )
 from mpipar.backend.numba.start import compile_all
+from mpipar.backend.numba.table import add_rows, put_rows
 from mpipar.backend.numba.threads import workers
 from mpipar.backend.numba.updates import adam, sgd
 from mpipar.backend.base import Arena
@@ -48,8 +49,8 @@ def kernel_threads() -> int:
 
 
 __all__ = [
-    "adam", "add_product", "affine", "arena", "attention", "attention_vjp", "compile_all", "computed_by",
-    "empty_shared", "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm",
-    "layer_norm_vjp", "matmul", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd", "softmax_minus_hot",
-    "start_threads", "swiglu", "swiglu_vjp",
+    "adam", "add_product", "add_rows", "affine", "arena", "attention", "attention_vjp", "compile_all",
+    "computed_by", "empty_shared", "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads",
+    "layer_norm", "layer_norm_vjp", "matmul", "put_rows", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd",
+    "softmax_minus_hot", "start_threads", "swiglu", "swiglu_vjp",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpipar.backend.numba import attend, bits, folding, kernels, products, updates
+from mpipar.backend.numba import attend, bits, folding, kernels, products, table, updates
 
 
 def compile_all() -> None:
@@ -32,6 +32,7 @@ def _run_all(dtype: str) -> None:
     pairs = np.ones((2, 2, 4), dtype)
     kernels.swiglu_vjp(kernels.swiglu(pairs), pairs)
     kernels.scale_minus_hot(x, kernels.exp_rows(x)[1], columns, 0, row[:2])
+    table.put_rows(x, columns, 0, 1)
     products.add_product(x.copy(), np.ones((2, 2), dtype), x)
     kernels.softmax_minus_hot(x, kernels.exp_sum(x, x[:, 0].copy()), columns, 0, row[:2])
     q, k, v = (qkv[:, :, part] for part in range(3))

@@ -102,6 +102,10 @@ def copy_into(out: Array, x: Array) -> None:
     out[...] = x
 
 
+def copy_scaled(out: Array, x: Array, factor: Array) -> None:
+    np.multiply(x, factor, out=out)
+
+
 def affine(a: Array, b: Array, bias: Array) -> Array:
     out = np.matmul(a, b)
     out += bias

@@ -204,17 +204,21 @@ def take_rows(table: Array, rows: Array, first: int) -> Array:
 
 
 def put_rows(g: Array, rows: Array, first: int, count: int) -> Array:
-    width = g.shape[rows.ndim :]
-    out = np.zeros((count, *width), g.dtype)
-    here, inside = _here(rows.reshape(-1), first, count)
+    out = np.zeros((count, *g.shape[rows.ndim :]), g.dtype)
+    add_rows(out, g, rows, first)
+    return out
+
+
+def add_rows(out: Array, g: Array, rows: Array, first: int) -> None:
+    """Sorted by row, so that each is added to once: `np.add.at` takes ten times as long."""
+    here, inside = _here(rows.reshape(-1), first, len(out))
     if not inside.any():
-        return out
+        return
     chosen = np.flatnonzero(inside)
     chosen = chosen[np.argsort(here[chosen], kind="stable")]
     where = here[chosen]
     starts = np.flatnonzero(np.concatenate(([True], where[1:] != where[:-1])))
-    out[where[starts]] = np.add.reduceat(g.reshape(len(here), *width)[chosen], starts, axis=0)
-    return out
+    out[where[starts]] += np.add.reduceat(g.reshape(len(here), *out.shape[1:])[chosen], starts, axis=0)
 
 
 def exp_sum(z: Array, top: Array) -> Array:
