@@ -13,6 +13,7 @@ from mpipar.layout import Layout, Misfit, Partial, Replicate
 from mpipar.layout.layout import Fix
 from mpipar.layout.rules import Label, aligned
 from mpipar.ops.base import Context, Vjps, op
+from mpipar.ops.unmade import Scaled
 from mpipar.tensor import Tensor
 from mpipar.tensor.apply import apply
 from mpipar.tensor.tape import is_recording
@@ -103,7 +104,7 @@ def _linear_cross_entropy(
             left, right = (z.T, rows[part]) if transposed else (rows[part].T, z)
             xp.add_product(grad_weight, left, right)
     loss = xp.as_array(xp.sum(xp.concatenate(losses, 0)) if losses else xp.zeros((), rows.dtype))
-    return loss, (lambda g: (grad_rows * g).reshape(x.shape), lambda g: grad_weight * g, None)
+    return loss, (lambda g: (grad_rows * g).reshape(x.shape), lambda g: Scaled(xp, grad_weight, g), None)
 
 
 def _log_sum_exp(xp: Backend, top: Array, total: Array, comm: Comm | None) -> Array:

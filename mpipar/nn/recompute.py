@@ -94,4 +94,5 @@ def _cut_off(x: Tensor) -> Tensor:
     if x.node is None:
         return x
     leaf = tape.Leaf(x.mesh.xp, x.layout.dual, x.name, x.local.shape)
+    leaf.borrows = True
     return Tensor(x.local, x.mesh, x.layout, name=x.name, node=leaf)

@@ -3,7 +3,7 @@
 Forward takes a Context and local arrays and returns the result and its vjp: either one function a
 differentiable operand, so that only what is wanted is computed, or a single function that returns the
 gradients of all operands (None where there is none). A vjp never changes the gradient that it is handed,
-and never communicates: the duals of the placements make that right.
+and never communicates: the duals of the placements make that right. What it returns may be unmade (ops/unmade.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from weakref import WeakSet
 
 from mpipar.backend import Array, Backend
 from mpipar.layout import Layout
+from mpipar.ops.unmade import Unmade
 
-Vjp: TypeAlias = Callable[[Array], Array]
-Vjps: TypeAlias = tuple[Vjp | None, ...] | Callable[[Array], tuple[Array | None, ...]]
+Gradient: TypeAlias = Array | Unmade
+Vjp: TypeAlias = Callable[[Array], Gradient]
+Vjps: TypeAlias = tuple[Vjp | None, ...] | Callable[[Array], tuple[Gradient | None, ...]]
 
 NO_GRADIENT: Vjps = ()  # of an operation whose result has none: it is left off the tape
 

@@ -14,6 +14,7 @@ from mpipar.layout.layout import Fix
 from mpipar.layout.rules import Label, aligned, repeated, whole
 from mpipar.ops.arithmetic import linear_rule
 from mpipar.ops.base import Context, Vjps, op
+from mpipar.ops.unmade import Rows
 
 
 def softmax_rule(x: Layout, *, dim: int) -> Layout:
@@ -64,9 +65,8 @@ def embedding_rule(table: Layout, ids: Layout) -> Layout:
 @op(embedding_rule)
 def embedding(context: Context, table: Array, ids: Array) -> tuple[Array, Vjps]:
     """(V, C) and (…) → (…, C); a row that lives on another rank is zero here."""
-    first, count = context.first(0, 0), table.shape[0]
-    y = context.xp.take_rows(table, ids, first)
-    return y, (lambda g: context.xp.put_rows(g, ids, first, count), None)
+    xp, first, shape = context.xp, context.first(0, 0), table.shape
+    return xp.take_rows(table, ids, first), (lambda g: Rows(xp, g, ids, first, shape), None)
 
 
 def rotary_rule(x: Layout) -> Layout:

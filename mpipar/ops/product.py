@@ -9,6 +9,7 @@ from mpipar.layout import Layout, Misfit
 from mpipar.layout.layout import Fix
 from mpipar.layout.rules import Label, aligned, broadcast, broadcast_shape
 from mpipar.ops.base import Context, Vjp, Vjps, op, unbroadcast
+from mpipar.ops.unmade import Product
 
 
 def contract_rule(x: Layout, w: Layout, *, n: int, transposed: bool) -> Layout:
@@ -53,10 +54,9 @@ def contract_vjps(
         out = context.room(context.layouts[0].dual, x2.shape, g, w2)
         return xp.matmul(g.reshape(shape), w2.T, out=out).reshape(x.shape)
 
-    def grad_w(g: Array) -> Array:
+    def grad_w(g: Array) -> Product:
         g2 = g.reshape(shape)
-        product = xp.matmul(g2.T, x2) if transposed else xp.matmul(x2.T, g2)
-        return product.reshape(w.shape)
+        return Product(xp, g2.T, x2, w.shape) if transposed else Product(xp, x2.T, g2, w.shape)
 
     return grad_x, grad_w
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +16,7 @@ from mpipar.backend import Array
 from mpipar.comm.ledger import Call
 from mpipar.mesh import Mesh
 from mpipar.ops.base import KNOWN, Op, Vjps
+from mpipar.ops.unmade import Unmade
 from mpipar.tensor.moves import TABLE, Move
 
 FORWARD, BACKWARD, MOVE, COLLECTIVE, SPAN = "forward", "backward", "move", "collective", "span"
@@ -91,13 +93,54 @@ def timed(op: Op, see: See, clock: Clock) -> Callable[..., tuple[Array, Vjps]]:
 
 
 def timed_vjp(vjp: Callable[[Array], Any], name: str, see: See, clock: Clock) -> Callable[[Array], Any]:
+    """An unmade gradient is told when it is made."""
+
     def run(g: Array) -> Any:
         begin = clock()
         found = vjp(g)
+        if isinstance(found, Unmade):
+            return Timed(found, name, see, clock)
         see(Event(BACKWARD, name, begin, clock()))
+        if isinstance(found, tuple):
+            return tuple(
+                [Timed(each, name, see, clock) if isinstance(each, Unmade) else each for each in found]
+            )
         return found
 
     return run
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed(Unmade):
+    """An unmade gradient with the time told that it takes to make it, which is its operation's."""
+
+    unmade: Unmade
+    name: str
+    see: See
+    clock: Clock
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.unmade.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.unmade.dtype
+
+    def write_to(self, out: Array) -> None:
+        self._told(self.unmade.write_to, out)
+
+    def add_to(self, out: Array) -> None:
+        self._told(self.unmade.add_to, out)
+
+    def made(self) -> Array:
+        return self._told(self.unmade.made)
+
+    def _told(self, make: Callable[..., Any], *out: Array) -> Any:
+        begin = self.clock()
+        found = make(*out)
+        self.see(Event(BACKWARD, self.name, begin, self.clock()))
+        return found
 
 
 def timed_method(owner: Any, name: str, see: See, clock: Clock) -> Callable[..., Any]:

@@ -7,12 +7,15 @@ depend on, with the moves in it, in the order of creation reversed as ever, so a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from heapq import heappop, heappush
 
 from mpipar.backend import Array, Backend
+from mpipar.ops.base import Gradient, Vjp
+from mpipar.ops.unmade import Unmade
 from mpipar.tensor import changes
-from mpipar.tensor.tape import Leaf, Node, Pending, arrived, gradients_of, sweep
+from mpipar.tensor.tape import Leaf, Node, Pending, arrived, freed, sweep
 
 
 class Deferred:
@@ -31,7 +34,8 @@ class Deferred:
 def backward_input(root: Node | Leaf, seed: Array, xp: Backend, inputs: Collection[Leaf]) -> Deferred:
     """Runs the tape from `root` as far as the gradients of `inputs` need it, and frees what is done.
 
-    An operation that gives all its gradients at once (a norm, say) does so now; its leaves get theirs at once.
+    An operation that gives all its gradients at once (a norm, say) does so now; its leaves get theirs at once, but for
+    those that are not made yet.
     """
     later = Deferred(xp)
     if isinstance(root, Leaf):
@@ -47,44 +51,44 @@ def backward_input(root: Node | Leaf, seed: Array, xp: Backend, inputs: Collecti
         node, g, _ = pending.pop(-heappop(order))
         if node.number < changes.latest:
             changes.check(node, xp)
-        now = [
-            operand in inputs or (type(operand) is Node and operand.number in needed)
-            for operand in node.operands
-        ]
-        for operand, gradient, is_now in zip(node.operands, _early(node, g, now), now, strict=True):
+        wait: list[Vjp | None] = []
+        for operand, vjp, can_wait in zip(node.operands, *_each(node, g), strict=True):
+            is_now = operand in inputs or (type(operand) is Node and operand.number in needed)
+            waits = can_wait and not is_now and operand is not None
+            wait.append(vjp if waits else None)
+            gradient = None if waits or operand is None or vjp is None else vjp(g)
             if operand is None or gradient is None:
                 continue
             if isinstance(operand, Leaf):
                 operand.deposit(gradient)
-            elif is_now:
-                if operand.number not in pending:
-                    heappush(order, -operand.number)
-                arrived(pending, operand, gradient, xp)
-            else:
+            elif not is_now:
                 arrived(later.pending, operand, gradient, xp)
-        _leave(node, g, now, later)
+            elif arrived(pending, operand, gradient, xp):
+                heappush(order, -operand.number)
+        _leave(node, g, wait, later)
     return later
 
 
-def _early(node: Node, g: Array, now: list[bool]) -> list[Array | None]:
-    """The gradients of the operands that are needed now, or of all where one function gives them."""
-    vjps = node.vjps
-    if vjps is None or callable(vjps):
-        return list(gradients_of(node, g))
-    return [vjp(g) if is_now and vjp else None for vjp, is_now in zip(vjps, now, strict=True)]
+def _each(node: Node, g: Array) -> tuple[Sequence[Vjp | None], list[bool]]:
+    """A vjp for each operand, and whether it can wait: what one function gives at once is here, made or not."""
+    vjps = node.vjps or freed(node)
+    if not callable(vjps):
+        return vjps, [True] * len(vjps)
+    found = vjps(g)
+    return [partial(_given, x) for x in found], [isinstance(x, Unmade) for x in found]
 
 
-def _leave(node: Node, g: Array, now: list[bool], later: Deferred) -> None:
-    """Frees what is done of a node; where some of its operands wait, they stay, with the gradient that they need."""
-    vjps = node.vjps
-    left = [operand is not None and not is_now for operand, is_now in zip(node.operands, now, strict=True)]
-    if vjps is None or callable(vjps) or not any(left):
+def _given(gradient: Gradient | None, g: Array) -> Gradient | None:
+    return gradient
+
+
+def _leave(node: Node, g: Array, wait: list[Vjp | None], later: Deferred) -> None:
+    """Frees what is done of a node; operands whose vjps wait stay, with the gradient that they need."""
+    if not any(wait):
         node.vjps, node.operands = None, ()
         return
-    node.operands = tuple(
-        operand if stays else None for operand, stays in zip(node.operands, left, strict=True)
-    )
-    node.vjps = tuple(vjp if stays else None for vjp, stays in zip(vjps, left, strict=True))
+    node.operands = tuple(operand if vjp else None for operand, vjp in zip(node.operands, wait, strict=True))
+    node.vjps = tuple(wait)
     later.pending[node.number] = (node, g, False)
 
 

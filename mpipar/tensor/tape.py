@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, final
 
 from mpipar.backend import Array, Backend
 from mpipar.errors import GraphError
 from mpipar.layout import Layout
-from mpipar.ops.base import Vjps
+from mpipar.ops.base import Gradient, Vjps
+from mpipar.ops.unmade import Unmade
 from mpipar.tensor import changes
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def note_uses(name: str, operands: Sequence[Tensor]) -> None:
         _uses.extend((name, x) for x in operands if x.node is not None)
 
 
+@final
 class Node:
     """One recorded operation: where its operands come from and how a gradient goes back to them."""
 
@@ -83,16 +85,18 @@ class Watch(Protocol):
     def arrived(self, leaf: Leaf) -> None: ...
 
 
+@final
 class Leaf:
     """Where gradients arrive and stay: the end of the tape at a parameter or an input.
 
-    They are added in place, into the buffer that was given (`adopt`) or into one of the leaf's own. A sync then moves
-    the sum: in that buffer (`moved`), or away from it and back as a piece (`hand_over`, `receive`).
+    They are added in place, into the buffer that was given (`adopt`) or into one of the leaf's own; one that is not
+    made yet is made there. A sync then moves the sum: in that buffer (`moved`), or away from it and back as a piece
+    (`hand_over`, `receive`).
     """
 
     __slots__ = (
-        "_empty", "away", "buffer", "home", "keeps_pieces", "layout", "name", "shape", "synced", "target", "uses",
-        "wanted", "watch", "xp",
+        "_empty", "away", "borrows", "buffer", "home", "keeps_pieces", "layout", "name", "shape", "synced", "target",
+        "uses", "wanted", "watch", "xp",
     )  # fmt: skip
 
     def __init__(self, xp: Backend, wanted: Layout, name: str, shape: tuple[int, ...]) -> None:
@@ -102,6 +106,9 @@ class Leaf:
         self.target: Layout | None = None  # where sync moves it to; None: to the layout of the value
         self.keeps_pieces = False  # further gradients may come after a sync: their pieces add up (ZeRO 2)
         self.buffer: Array | None = None
+        self.borrows = (
+            False  # the first gradient is kept as it is, and not changed: for whoever does the same
+        )
         self.synced: Array | None = None  # the piece that sync brought
         self.home: Any = None  # the bucket that it is synced with, if any
         self.watch: Watch | None = None
@@ -109,7 +116,7 @@ class Leaf:
         self.away = False  # a sync is under way: nothing may be added
         self._empty = True
 
-    def deposit(self, g: Array) -> None:
+    def deposit(self, g: Gradient) -> None:
         """Adds a gradient. Raises GraphError where the sum has been moved already, or is being moved."""
         if self.away or (self.layout != self.wanted and not self.keeps_pieces):
             raise GraphError(
@@ -118,25 +125,39 @@ class Leaf:
                 "Call optimizer.step() between, or sync after the last backward"
             )
         self.layout = self.wanted
-        if self.buffer is None:
-            self.buffer = self.xp.copy(g)
-        elif self._empty:
-            self.xp.copy_into(self.buffer, g)
-        else:
-            self.xp.add_into(self.buffer, g)
+        self._put(g)
         self._empty = False
         if self.uses:
             self.uses -= 1
         if not self.uses and self.watch is not None:
             self.watch.arrived(self)
 
+    def _put(self, g: Gradient) -> None:
+        xp, buffer = self.xp, self.buffer
+        if isinstance(g, Unmade):
+            if buffer is not None and g.dtype == buffer.dtype and not self.borrows:
+                (g.write_to if self._empty else g.add_to)(buffer)
+                return
+            g = g.made()
+            if buffer is None:
+                self.buffer = g
+                return
+        if self.borrows:
+            self.buffer = g if self._empty else xp.as_array(buffer + g)
+        elif buffer is None:
+            self.buffer = xp.copy(g)
+        elif self._empty:
+            xp.copy_into(buffer, g)
+        else:
+            xp.add_into(buffer, g)
+
     def adopt(self, buffer: Array) -> None:
-        """Gradients go into `buffer` from now on; what has arrived moves there, nothing means zeros."""
+        """Gradients go into this contiguous array from now on; what has arrived moves there, nothing means zeros."""
         if self._empty or self.buffer is None:
             self.xp.fill(buffer, 0)
         else:
             self.xp.copy_into(buffer, self.buffer)
-        self.buffer = buffer
+        self.buffer, self.borrows = buffer, False
 
     def settle(self) -> None:
         """Zeros where nothing has arrived, so that every rank has the same list to sync."""
@@ -189,7 +210,7 @@ def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
 
 Pending: TypeAlias = dict[
     int, tuple[Node, Array, bool]
-]  # nodes by number with their gradient; True: a sum made here
+]  # nodes by number with their gradient; True: it was made here
 
 
 def sweep(pending: Pending, xp: Backend, keep: bool) -> None:
@@ -200,44 +221,50 @@ def sweep(pending: Pending, xp: Backend, keep: bool) -> None:
         node, g, _ = pending.pop(-heappop(order))
         if node.number < changes.latest:
             changes.check(node, xp)
-        for operand, gradient in zip(node.operands, gradients_of(node, g), strict=True):
-            if operand is None or gradient is None:
+        vjps = node.vjps or freed(node)
+        at_once = callable(vjps)
+        found: Any  # a gradient, or a vjp that gives it
+        for operand, found in zip(node.operands, vjps(g) if callable(vjps) else vjps, strict=True):
+            if operand is None or found is None:
+                continue
+            gradient = found if at_once else found(g)
+            if gradient is None:
                 continue
             if gradient.shape != operand.shape:
-                raise GraphError(
-                    f"the vjp of {node.name!r} gave a gradient of {gradient.shape} "
-                    f"for an operand that is {operand.shape} here"
-                )
-            if isinstance(operand, Leaf):
+                raise misshapen(node, operand, gradient)
+            if type(operand) is Leaf:
                 operand.deposit(gradient)
-                continue
-            if operand.number not in pending:
+            elif arrived(pending, operand, gradient, xp):
                 heappush(order, -operand.number)
-            arrived(pending, operand, gradient, xp)
+        found = gradient = None  # what they hold is free before the next vjp runs
         if not keep:
             node.vjps, node.operands = None, ()
 
 
-def arrived(pending: Pending, node: Node, gradient: Array, xp: Backend) -> None:
-    """Adds a gradient to what has arrived at a node; only a sum that was made here is changed in place."""
+def arrived(pending: Pending, node: Node, gradient: Gradient, xp: Backend) -> bool:
+    """Adds a gradient to what has arrived at a node; only what was made here is changed in place. True: the first."""
+    ours = isinstance(gradient, Unmade)
+    if ours:
+        gradient = gradient.made()
     found = pending.get(node.number)
     if found is None:
-        pending[node.number] = (node, gradient, False)
-    elif found[2]:
+        pending[node.number] = (node, gradient, ours)
+        return True
+    if found[2]:
         xp.add_into(found[1], gradient)
     else:
         pending[node.number] = (node, xp.as_array(found[1] + gradient), True)
+    return False
 
 
-def gradients_of(node: Node, g: Array) -> Sequence[Array | None]:
-    """The gradients of a node's operands, None where none is wanted."""
-    vjps = node.vjps
-    if vjps is None:
-        raise GraphError(
-            f"backward through {node.name!r} a second time: its graph was freed. "
-            "Write backward(keep=True) the first time"
-        )
-    if callable(vjps):
-        return vjps(g)
-    wanted = zip(node.operands, vjps, strict=True)
-    return [None if operand is None or vjp is None else vjp(g) for operand, vjp in wanted]
+def freed(node: Node) -> NoReturn:
+    raise GraphError(
+        f"backward through {node.name!r} a second time: its graph was freed. "
+        "Write backward(keep=True) the first time"
+    )
+
+
+def misshapen(node: Node, operand: Node | Leaf, gradient: Gradient) -> GraphError:
+    return GraphError(
+        f"the vjp of {node.name!r} gave a gradient of {gradient.shape} for an operand that is {operand.shape} here"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from time import sleep
 
 import pytest
 
@@ -10,6 +11,7 @@ from mpipar import Mesh, Partial, Shard, parameter, randn
 from mpipar.job import world
 from mpipar.nn import vocab_parallel_cross_entropy
 from mpipar.ops.base import KNOWN
+from mpipar.ops.unmade import Product
 from mpipar.optim import SGD
 from mpipar.profile import Event, Sums, watch
 from mpipar.profile.watch import BACKWARD, COLLECTIVE, FORWARD, MOVE, SPAN
@@ -53,6 +55,20 @@ def test_a_collective_has_its_axis_its_bytes_and_the_line_that_wrote_it(mesh: Me
     assert {(event.axis, event.bytes) for event in collectives} <= {("tp", 3 * 8 * 4)}
     assert all(__file__ in event.site for event in collectives)
     assert len(collectives) == (2 if mesh.size > 1 else 0)
+
+
+def test_a_gradient_that_is_made_in_its_place_is_told_of_its_operation(mesh: Mesh, monkeypatch) -> None:
+    """Not when the vjp returns: the leaf has the product made, in its buffer or not."""
+    w, events = parameter("w", (8, 8), mesh), []
+    for method in ("made", "write_to", "add_to"):
+        plain = getattr(Product, method)
+        monkeypatch.setattr(Product, method, lambda *args, plain=plain: (sleep(0.01), plain(*args))[1])
+    with watch(mesh, events.append):
+        for _ in range(2):
+            (randn("x", (3, 8), mesh) @ w).sum().backward()
+    products = [event for event in events if (event.kind, event.name) == (BACKWARD, "contract")]
+    assert len(products) == 2
+    assert all(event.end - event.begin >= 0.01 for event in products)
 
 
 def test_times_follow_each_other_and_contain_what_is_inside(mesh: Mesh) -> None:

@@ -112,3 +112,23 @@ def test_a_leaf_alone_and_what_no_input_leads_to(make_mesh):
     later.run()
     assert w.grad.numpy() == 6.0
     assert other.grad is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_product_waits_where_its_operation_gives_all_gradients_at_once_too(dtype, make_mesh):
+    """16-bit operands are widened again in backward, by one function for both gradients."""
+    mesh = make_mesh(**ONE_AXIS)
+
+    def run(backward):
+        x = randn("x", (4, 8), mesh, dtype=dtype, requires_grad=True)
+        w = parameter("w", (8, 16), mesh, dtype=dtype)
+        backward(x, w, ((x @ w) @ w.transpose(0, 1)).square().sum())
+        return local_bytes([x.grad, w.grad])
+
+    def in_parts(x, w, y):
+        later = y.backward_input(x)
+        assert x.grad is not None
+        assert w.grad is None
+        later.run()
+
+    assert run(in_parts) == run(lambda x, w, y: y.backward())
