@@ -9,7 +9,7 @@ and never communicates: the duals of the placements make that right. What it ret
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -33,11 +33,10 @@ class Context:
     layouts: tuple[Layout, ...]  # of the operands
     out: Layout
     coords: tuple[int, ...]
+    out_shape: tuple[int, ...] = field(init=False)  # the local shape of the result
 
-    @property
-    def out_shape(self) -> tuple[int, ...]:
-        """The local shape of the result."""
-        return self.out.local_shape(self.coords)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out_shape", self.out.local_shape(self.coords))
 
     def first(self, operand: int, dim: int) -> int:
         """The global index of my first row along a dim of an operand."""

@@ -11,7 +11,7 @@ from mpipar.layout.layout import shared
 from mpipar.ops.base import NO_GRADIENT, Context, Op, Vjps
 from mpipar.tensor.advice import advice
 from mpipar.tensor.narrow import lightest
-from mpipar.tensor.tape import Node, is_recording, note_uses
+from mpipar.tensor.tape import Leaf, Node, is_recording, note_uses
 
 if TYPE_CHECKING:
     from mpipar.tensor.tensor import Tensor
@@ -23,7 +23,6 @@ class Plan(NamedTuple):
     """All that does not depend on the numbers: the same whenever an operation meets such operands."""
 
     context: Context
-    local_shape: tuple[int, ...]
     computed: Any  # the floating dtype that is computed with, None where there is none
     narrow: Any  # the 16-bit dtype in which the result is stored, else None: then nothing is widened either
 
@@ -34,45 +33,58 @@ def apply(op: Op, *operands: Tensor, **static: Any) -> Tensor:
     16-bit operands are computed with in float32 and the result is stored in their dtype.
     """
     first = operands[0]
-    kinds = [(x.mesh, x.layout, x.local.dtype) for x in operands]
-    key = (op, *kinds, *[static[name] for name in op.seen])
+    kinds: list[Any] = [op]
+    arrays, nodes = [], []
+    for x in operands:  # once, for here Python's time is what a small operation takes
+        kinds.append((x.mesh, x.layout, x.local.dtype))
+        arrays.append(x.local)
+        nodes.append(x.node)
+    for name in op.seen:
+        kinds.append(static[name])
+    key = tuple(kinds)
     plan: Plan = first.mesh.plans.get(key) or _plan(key, op, operands, static)
     xp = plan.context.xp
-    locals_ = [x.local for x in operands] if plan.narrow is None else [xp.widen(x.local) for x in operands]
-    local, vjps = op.forward(plan.context, *locals_, **static)
+    wide = arrays if plan.narrow is None else [xp.widen(x) for x in arrays]
+    local, vjps = op.forward(plan.context, *wide, **static)
     local = xp.as_array(local)
     if local.dtype != plan.computed:
         _check_mixed(op, operands, local, plan)
     elif plan.narrow is not None:
         local = xp.cast(local, plan.narrow)
-        if is_recording() and any(wanted := [x.node is not None for x in operands]):
-            vjps = lightest(op, plan.context, [x.local for x in operands], wanted, static, vjps)
-    return _result(first, local, plan.context.out, plan.local_shape, op.name, operands, vjps)
+        if is_recording() and any(nodes):
+            vjps = lightest(op, plan.context, arrays, [node is not None for node in nodes], static, vjps)
+    if local.shape != plan.context.out_shape:
+        raise _misshapen(first, local, plan.context.out, op.name)
+    return _result(first, local, plan.context.out, op.name, operands, nodes, vjps)
 
 
 def recorded(
     like: Tensor, local: Array, layout: Layout, name: str, operands: tuple[Tensor, ...], vjps: Vjps
 ) -> Tensor:
     """A Tensor of a result that no Op made, on the tape if an operand is and recording is on."""
-    return _result(like, local, layout, layout.local_shape(like.mesh.coords), name, operands, vjps)
+    if local.shape != layout.local_shape(like.mesh.coords):
+        raise _misshapen(like, local, layout, name)
+    return _result(like, local, layout, name, operands, [x.node for x in operands], vjps)
 
 
 def _result(
-    like: Tensor, local: Array, layout: Layout, wanted: tuple[int, ...], name: str,
-    operands: tuple[Tensor, ...], vjps: Vjps,
+    like: Tensor, local: Array, layout: Layout, name: str, operands: tuple[Tensor, ...],
+    nodes: list[Node | Leaf | None], vjps: Vjps,
 ) -> Tensor:  # fmt: skip
-    if local.shape != wanted:
-        raise ValueError(
-            f"{name}: the result is {local.shape} on rank {like.mesh.rank}, by its layout {layout} {wanted}"
-        )
-    nodes = tuple([x.node for x in operands])
     node = None
     if any(nodes) and vjps != NO_GRADIENT:
         if is_recording():
-            node = Node(name, nodes, vjps, wanted)
+            node = Node(name, nodes, vjps, local.shape)
         else:
             note_uses(name, operands)
     return type(like)(local, like.mesh, layout, node=node)
+
+
+def _misshapen(like: Tensor, local: Array, layout: Layout, name: str) -> ValueError:
+    wanted = layout.local_shape(like.mesh.coords)
+    return ValueError(
+        f"{name}: the result is {local.shape} on rank {like.mesh.rank}, by its layout {layout} {wanted}"
+    )
 
 
 def _plan(key: tuple[Any, ...], op: Op, operands: tuple[Tensor, ...], static: dict[str, Any]) -> Plan:
@@ -91,7 +103,7 @@ def _plan(key: tuple[Any, ...], op: Op, operands: tuple[Tensor, ...], static: di
     if computed is not None and computed.itemsize == 2:
         narrow, computed = computed, mesh.xp.dtype("float32")
     context = Context(mesh.xp, layouts, shared(out), mesh.coords)
-    plan = Plan(context, context.out_shape, computed, narrow)
+    plan = Plan(context, computed, narrow)
     if len(mesh.plans) >= PLANS:  # a program whose shapes never come back
         mesh.plans.clear()
     mesh.plans[key] = plan

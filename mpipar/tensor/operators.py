@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def number(value: Any) -> Number:
     """A Python number, so that a NumPy scalar does not widen what it meets."""
+    if type(value) is float or type(value) is int:
+        return value
     if isinstance(value, Real):
         return int(value) if isinstance(value, Integral) else float(value)
     raise TypeError(

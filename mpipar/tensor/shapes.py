@@ -104,7 +104,9 @@ def astype(x: Tensor, dtype: DType) -> Tensor:
 
 def _completed(shape: tuple[int, ...], old: tuple[int, ...]) -> tuple[int, ...]:
     """With -1 replaced. Raises ValueError where the number of elements differs."""
-    count, known = prod(old), prod(length for length in shape if length != -1)
-    if shape.count(-1) > 1 or (known and count % known) or (-1 not in shape and known != count):
+    count, known = prod(old), prod([length for length in shape if length != -1])
+    if -1 not in shape and known == count:
+        return shape
+    if -1 not in shape or shape.count(-1) > 1 or (known and count % known):
         raise ValueError(f"reshape of {old} to {shape}: the numbers of elements differ")
     return tuple((count // known if known else 0) if length == -1 else length for length in shape)

@@ -70,10 +70,11 @@ class Node:
     __slots__ = ("name", "number", "operands", "shape", "vjps")
 
     def __init__(
-        self, name: str, operands: tuple[Node | Leaf | None, ...], vjps: Vjps, shape: tuple[int, ...]
+        self, name: str, operands: Sequence[Node | Leaf | None], vjps: Vjps, shape: tuple[int, ...]
     ) -> None:
-        self.name, self.operands, self.shape, self.number = name, operands, shape, next(changes.numbers)
+        self.name, self.operands, self.shape = name, operands, shape
         self.vjps: Vjps | None = vjps
+        self.number = next(changes.numbers)
         for operand in operands:
             if type(operand) is Leaf:
                 operand.uses += 1

@@ -40,7 +40,8 @@ class Tensor:
         name: str = "",
         node: tape.Node | tape.Leaf | None = None,
     ) -> None:
-        self.local, self.mesh, self.layout, self.name, self.node = local, mesh, layout, name, node
+        self.local, self.mesh, self.layout = local, mesh, layout
+        self.name, self.node = name, node
 
     # ---- asking -----------------------------------------------------------------------------------------
 
