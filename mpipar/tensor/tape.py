@@ -107,9 +107,7 @@ class Leaf:
         self.target: Layout | None = None  # where sync moves it to; None: to the layout of the value
         self.keeps_pieces = False  # further gradients may come after a sync: their pieces add up (ZeRO 2)
         self.buffer: Array | None = None
-        self.borrows = (
-            False  # the first gradient is kept as it is, and not changed: for whoever does the same
-        )
+        self.borrows = False  # a gradient that comes is kept without a copy, and never changed
         self.synced: Array | None = None  # the piece that sync brought
         self.home: Any = None  # the bucket that it is synced with, if any
         self.watch: Watch | None = None
@@ -209,9 +207,7 @@ def backward(root: Node | Leaf, seed: Array, xp: Backend, keep: bool) -> None:
     sweep({root.number: (root, seed, False)}, xp, keep)
 
 
-Pending: TypeAlias = dict[
-    int, tuple[Node, Array, bool]
-]  # nodes by number with their gradient; True: it was made here
+Pending: TypeAlias = dict[int, tuple[Node, Array, bool]]  # by number, with the gradient; True: made here
 
 
 def sweep(pending: Pending, xp: Backend, keep: bool) -> None:
