@@ -25,7 +25,7 @@ F = np.float32
 LOG2E, LIMIT = 1.4426950408889634, 708.0
 HIGH, LOW = 0.693145751953125, 1.42860682030941723212e-6  # ln 2 in two parts: k·HIGH is exact
 LOG2E_32, LIMIT_32, HIGH_32, LOW_32 = F(LOG2E), F(87), F(0.693359375), F(-2.12194440e-4)
-HALF_32, ONE_32 = F(0.5), F(1)
+ONE_32 = F(1)
 C2, C3, C4, C5, C6, C7, C8, C9, C10, C11, C12, C13 = (1 / factorial(n) for n in range(2, 14))
 M2, M3, M4, M5, M6, M7 = (  # the polynomial of least error in float32, from Cephes' expf
     F(5.0000001201e-1), F(1.6666665459e-1), F(4.1665795894e-2), F(8.3334519073e-3), F(1.3981999507e-3),
@@ -33,24 +33,47 @@ M2, M3, M4, M5, M6, M7 = (  # the polynomial of least error in float32, from Cep
 )  # fmt: skip
 
 
-def _power_of_two(integer: Any, real: Any, mantissa: int, bias: int) -> Any:
-    """2^k as the bits of a floating number whose exponent field is k + bias."""
+def _steps(integer: Any, real: Any, mantissa: int, bias: int) -> tuple[Any, Any, Any, Any]:
+    """What exp does to the bits of a number, whose fraction has `mantissa` of them.
+
+    Added to `large`, a number is rounded to a whole k: the sum's last bits are k + bias, as an exponent is written.
+    """
+    large = np.dtype(real.name).type(3 * 2 ** (mantissa - 1) + bias)
+    at_zero = int(large.view(integer.name))  # the sum's bits where k is 0
+
+    def word(value: int) -> Any:
+        return ir.Constant(ir.IntType(integer.bitwidth), value)
 
     @intrinsic
-    def power(context: Any, k: Any) -> Any:
+    def bits(context: Any, total: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            word = ir.IntType(integer.bitwidth)
-            exponent = builder.add(arguments[0], ir.Constant(word, bias))
-            bits = builder.shl(exponent, ir.Constant(word, mantissa))
-            return builder.bitcast(bits, context.get_value_type(real))
+            return builder.bitcast(arguments[0], context.get_value_type(integer))
+
+        return integer(real), generate
+
+    @intrinsic
+    def number(context: Any, bits: Any) -> Any:
+        """k"""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.sitofp(builder.sub(arguments[0], word(at_zero)), context.get_value_type(real))
 
         return real(integer), generate
 
-    return power
+    @intrinsic
+    def power(context: Any, bits: Any) -> Any:
+        """2^k"""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(builder.shl(arguments[0], word(mantissa)), context.get_value_type(real))
+
+        return real(integer), generate
+
+    return large, bits, number, power
 
 
-_power32 = _power_of_two(types.int32, types.float32, 23, 127)
-_power64 = _power_of_two(types.int64, types.float64, 52, 1023)
+LARGE_32, _bits32, _number32, _power32 = _steps(types.int32, types.float32, 23, 127)
+LARGE, _bits64, _number64, _power64 = _steps(types.int64, types.float64, 52, 1023)
 
 
 def exp(x: Any) -> Any:
@@ -62,19 +85,19 @@ def exp(x: Any) -> Any:
 def _exp_of(x: Any) -> Callable[[Any], Any] | None:
     def exp32(x: Any) -> Any:
         x = min(max(x, -LIMIT_32), LIMIT_32)
-        t = x * LOG2E_32
-        k = np.int32(t + (HALF_32 if t >= 0 else -HALF_32))
-        r = x - np.float32(k) * HIGH_32 - np.float32(k) * LOW_32
+        bits = _bits32(x * LOG2E_32 + LARGE_32)
+        k = _number32(bits)
+        r = x - k * HIGH_32 - k * LOW_32
         y = ((((M7 * r + M6) * r + M5) * r + M4) * r + M3) * r + M2
-        return (y * r * r + r + ONE_32) * _power32(k)
+        return ((y * r + ONE_32) * r + ONE_32) * _power32(bits)
 
     def exp64(x: Any) -> Any:
         x = min(max(x, -LIMIT), LIMIT)
-        t = x * LOG2E
-        k = np.int64(t + (0.5 if t >= 0 else -0.5))
-        r = x - np.float64(k) * HIGH - np.float64(k) * LOW
+        bits = _bits64(x * LOG2E + LARGE)
+        k = _number64(bits)
+        r = x - k * HIGH - k * LOW
         y = (((((C13 * r + C12) * r + C11) * r + C10) * r + C9) * r + C8) * r + C7
         y = ((((y * r + C6) * r + C5) * r + C4) * r + C3) * r + C2
-        return (y * r * r + r + 1.0) * _power64(k)
+        return ((y * r + 1.0) * r + 1.0) * _power64(bits)
 
     return {types.float32: exp32, types.float64: exp64}.get(x)
