@@ -166,6 +166,30 @@ def test_attention(queries, keys, causal, group, dtype):
     compare(lambda xp: xp.attention_vjp(g, q, k, v, out, lse, 0.7, causal), dtype, cancel)
 
 
+@pytest.mark.parametrize(("length", "width"), [(1, 8), (64, 32), (65, 24), (100, 40), (192, 128)])
+def test_attention_of_one_array(length, width, dtype):
+    """Queries, keys and values lie between one another; gradients are written so, nothing beside them."""
+    qkv, g = numbers(1, (2, length, 3, 2, width), dtype), numbers(2, (2, length, 2, width), dtype)
+    q, k, v = (qkv[:, :, part] for part in range(3))
+    out, lse = plain.attention(q, k, v, width**-0.5, True)
+
+    def into(xp: Any) -> Any:
+        gradient = np.full((*qkv.shape[:3], 3, width), 7, dtype)
+        parts = tuple(gradient[:, :, part, :2] for part in range(3))
+        xp.attention_vjp(g, q, k, v, out, lse, width**-0.5, True, parts)
+        return gradient
+
+    compare(lambda xp: xp.attention(q, k, v, width**-0.5, True), dtype)
+    compare(into, dtype)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(0, 3), (2, 0)])
+def test_attention_of_nothing(queries, keys, dtype):
+    q, k = numbers(1, (2, queries, 3, 4), dtype), numbers(3, (2, keys, 3, 4), dtype)
+    lse = np.zeros((2, 3, queries), dtype)
+    compare(lambda xp: xp.attention_vjp(q, q, k, k, q, lse, 0.7, False), dtype)
+
+
 @pytest.mark.parametrize("decoupled", [True, False])
 @pytest.mark.parametrize("shape", [(7,), (0,), (), (40, 33)], ids=str)
 def test_adam(shape, decoupled, dtype):

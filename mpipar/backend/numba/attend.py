@@ -1,7 +1,9 @@
 """Attention in compiled code: a head and a block of queries at a time, the products by BLAS (see `blas`).
 
-The algorithm is that of `backend.numpy.attend`, which is the reference. The scores of a block stay in the cache, and
-gradients of keys and values are added up in their own place.
+The algorithm is that of `backend.numpy.attend`, which is the reference. The scores of a block stay in the cache. Keys
+and values of a head are copied together, as every block of queries multiplies them, and their gradients are added up
+so; queries, which one block meets, are multiplied where they lie. Loops go over whole lanes, what is above the diagonal
+being covered: the rest of a row, one number after the other, took as long as the row.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from mpipar.backend.numba import blas
 from mpipar.backend.numba.arithmetic import compiled, exp
 from mpipar.backend.numba.gemm import product
 from mpipar.backend.numba.kernels import constants
-from mpipar.backend.numba.rows import largest, powers
+from mpipar.backend.numba.rows import cover, fill, largest, powers, together, whole_lanes
 from mpipar.backend.numba.threads import over, workers
 from mpipar.backend.numpy import attend as plain
 from mpipar.backend.numpy.attend import BLOCK
@@ -29,9 +31,9 @@ def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple
     at, numbers = blas.here().of(q), constants(q.dtype, scale, -np.inf, 1)
 
     def of(some: slice, queries: slice, keys: slice) -> None:
-        scores = np.empty(min(BLOCK, t) * k.shape[1], q.dtype)
         here, there = (some, slice(None), queries), (some, slice(None), keys)
-        _attention(at, q[here], k[there], v[there], out[here], lse[some, queries], scores, causal, *numbers)
+        operands = q[here], k[there], v[there], out[here], lse[some, queries]
+        _attention(at, *operands, scores_of(q, k), (head_of(k), head_of(v)), causal, *numbers)
 
     over_heads(q, k, of)
     return out, lse
@@ -43,18 +45,28 @@ def attention_vjp(
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     if not blas.here().sgemm:
         return plain.attention_vjp(g, q, k, v, out, lse, scale, causal, into)
-    g, q, k, v = rows_of(g), rows_of(q), rows_of(k), rows_of(v)
+    g, q, k, v, out = rows_of(g), rows_of(q), rows_of(k), rows_of(v), rows_of(out)
     gq, gk, gv = into or (np.empty(q.shape, q.dtype), np.empty(k.shape, k.dtype), np.empty(v.shape, v.dtype))
-    at, numbers = blas.here().of(q), constants(q.dtype, scale, 1)
+    at, numbers = blas.here().of(q), constants(q.dtype, scale, -np.inf, 1)
 
     def of(some: slice, queries: slice, keys: slice) -> None:
-        p, dp = (np.empty(min(BLOCK, q.shape[1]) * k.shape[1], q.dtype) for _ in range(2))
         here, there = (some, slice(None), queries), (some, slice(None), keys)
         operands = g[here], q[here], k[there], v[there], out[here], lse[some, queries]
-        _attention_vjp(at, *operands, gq[here], gk[there], gv[there], p, dp, causal, *numbers)
+        scores, room = (scores_of(q, k), scores_of(q, k)), [head_of(x) for x in (k, v, k, v)]
+        _attention_vjp(at, *operands, gq[here], gk[there], gv[there], scores, tuple(room), causal, *numbers)
 
     over_heads(q, k, of)
     return gq, gk, gv
+
+
+def scores_of(q: Array, k: Array) -> Array:
+    """Room for the scores of a block of queries, in rows of whole lanes."""
+    return np.empty(min(BLOCK, q.shape[1]) * whole_lanes(k.shape[1]), q.dtype)
+
+
+def head_of(x: Array) -> Array:
+    """Room for one head of a sequence without gaps, which every block of queries meets: (T, D)."""
+    return np.empty((x.shape[1], x.shape[3]), x.dtype)
 
 
 def over_heads(q: Array, k: Array, of: Callable[[slice, slice, slice], None]) -> None:
@@ -83,15 +95,17 @@ def matrix(flat, rows, columns):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def slopes(row, up, length, level, along, scale, zero):  # type: ignore[no-untyped-def]
-    """Scores → probabilities, and the gradient of the probabilities → that of the scores; 0 from `length` on."""
-    for j in range(length):
-        e = exp(row[j] - level)
-        row[j] = e
-        up[j] = (up[j] - along) * e * scale
-    for j in range(length, row.size):
-        row[j] = zero
-        up[j] = zero
+def copy(rows, into):  # type: ignore[no-untyped-def]
+    for i in range(rows.shape[0]):
+        row, to = together(rows[i]), together(into[i])
+        for d in range(row.size):
+            to[d] = row[d]
+
+
+@compiled()
+def multiply(row, factor):  # type: ignore[no-untyped-def]
+    for d in range(row.size):
+        row[d] *= factor
 
 
 @compiled()
@@ -103,52 +117,78 @@ def inner(x, y, zero):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _attention(at, q, k, v, out, lse, scores, causal, scale, lowest, one):  # type: ignore[no-untyped-def]
-    batch, queries, heads, _ = q.shape
-    keys, group, zero = k.shape[1], heads // max(1, k.shape[2]), one - one
-    shares = np.empty_like(scores[:BLOCK])
-    for b in range(batch):
-        for h in range(heads):
-            kv = h // group
-            for start in range(0, queries, BLOCK):
-                stop = min(queries, start + BLOCK)
-                seen = keys - queries + stop if causal else keys
-                s = matrix(scores, stop - start, seen)
-                product(at, scale, q[b, start:stop, h], k[b, :seen, kv], zero, s, False, True)
-                for i in range(stop - start):
-                    row, length = s[i], keys - queries + start + i + 1 if causal else keys
-                    top = largest(row[:length], lowest)
-                    total = powers(row, length, top, zero)
-                    lse[b, h, start + i] = top + np.log(total)
-                    shares[i] = one / total
-                to = out[b, start:stop, h]
-                product(at, one, s, v[b, :seen, kv], zero, to, False, False)
-                for i in range(stop - start):
-                    for d in range(to.shape[1]):
-                        to[i, d] *= shares[i]
+def slopes(row, up, level, along):  # type: ignore[no-untyped-def]
+    """Scores → probabilities, and the gradient of the probabilities → that of the scores but for the scale."""
+    for j in range(row.size):
+        e = exp(row[j] - level)
+        row[j] = e
+        up[j] = (up[j] - along) * e
 
 
 @compiled()
-def _attention_vjp(at, g, q, k, v, out, lse, gq, gk, gv, ps, dps, causal, scale, one):  # type: ignore[no-untyped-def]
+def _attention(at, q, k, v, out, lse, scores, room, causal, scale, lowest, one):  # type: ignore[no-untyped-def]
     batch, queries, heads, _ = q.shape
     keys, group, zero = k.shape[1], heads // max(1, k.shape[2]), one - one
-    blocks = (queries + BLOCK - 1) // BLOCK
+    ks, vs = room
+    tops, totals = np.empty(BLOCK, q.dtype), np.empty(BLOCK, q.dtype)
     for b in range(batch):
         for h in range(heads):
-            kv = h // group
-            for block in range(blocks - 1, -1, -1):  # the last sees all keys: it sets what the others add to
-                start = block * BLOCK
+            if h % group == 0:
+                copy(k[b, :, h // group], ks)
+                copy(v[b, :, h // group], vs)
+            for start in range(0, queries, BLOCK):
                 stop = min(queries, start + BLOCK)
                 seen = keys - queries + stop if causal else keys
-                before = zero if block == blocks - 1 and h % group == 0 else one
-                p, dp = matrix(ps, stop - start, seen), matrix(dps, stop - start, seen)
-                u, here = g[b, start:stop, h], slice(start, stop)
-                product(at, scale, q[b, here, h], k[b, :seen, kv], zero, p, False, True)
-                product(at, one, u, v[b, :seen, kv], zero, dp, False, True)
+                s, to = matrix(scores, stop - start, whole_lanes(seen)), out[b, start:stop, h]
+                product(at, scale, q[b, start:stop, h], ks[:seen], zero, s[:, :seen], False, True)
                 for i in range(stop - start):
-                    row, up, length = p[i], dp[i], keys - queries + start + i + 1 if causal else keys
-                    along = inner(u[i], out[b, start + i, h], zero)
-                    slopes(row, up, length, lse[b, h, start + i], along, scale, zero)
-                product(at, one, p, u, before, gv[b, :seen, kv], True, False)
-                product(at, one, dp, k[b, :seen, kv], zero, gq[b, here, h], False, False)
-                product(at, one, dp, q[b, here, h], before, gk[b, :seen, kv], True, False)
+                    length = keys - queries + start + i + 1 if causal else keys
+                    row = s[i, : whole_lanes(length)]
+                    cover(row, length, lowest)
+                    tops[i] = largest(row, lowest)
+                    totals[i] = powers(row, tops[i], zero)
+                    cover(row, length, zero)
+                    fill(s[i, row.size :], zero)
+                product(at, one, s[:, :seen], vs[:seen], zero, to, False, False)
+                for i in range(stop - start):
+                    lse[b, h, start + i] = tops[i] + np.log(totals[i])
+                    multiply(together(to[i]), one / totals[i])
+
+
+@compiled()
+def _attention_vjp(at, g, q, k, v, out, lse, gq, gk, gv, scores, room, causal, scale, lowest, one):  # type: ignore[no-untyped-def]
+    batch, queries, heads, _ = q.shape
+    keys, group, zero = k.shape[1], heads // max(1, k.shape[2]), one - one
+    (ps, dps), (ks, vs, gks, gvs) = scores, room
+    alongs = np.empty(BLOCK, q.dtype)
+    for b in range(batch):
+        for h in range(heads):
+            if h % group == 0:
+                copy(k[b, :, h // group], ks)
+                copy(v[b, :, h // group], vs)
+                gks.fill(zero)
+                gvs.fill(zero)
+            for start in range(0, queries, BLOCK):
+                here = slice(start, min(queries, start + BLOCK))
+                n, seen = here.stop - start, keys - queries + here.stop if causal else keys
+                x, u, o = q[b, here, h], g[b, here, h], out[b, here, h]
+                p, dp = matrix(ps, n, whole_lanes(seen)), matrix(dps, n, whole_lanes(seen))
+                product(at, scale, x, ks[:seen], zero, p[:, :seen], False, True)
+                product(at, one, u, vs[:seen], zero, dp[:, :seen], False, True)
+                for i in range(n):
+                    alongs[i] = inner(together(u[i]), together(o[i]), zero)
+                for i in range(n):
+                    length = keys - queries + start + i + 1 if causal else keys
+                    row, up = p[i, : whole_lanes(length)], dp[i, : whole_lanes(length)]
+                    cover(row, length, lowest)
+                    cover(up, length, alongs[i])
+                    slopes(row, up, lse[b, h, start + i], alongs[i])
+                    cover(row, length, zero)
+                    fill(p[i, row.size :], zero)
+                    fill(dp[i, row.size :], zero)
+                product(at, one, p[:, :seen], u, one, gvs[:seen], True, False)
+                product(at, scale, dp[:, :seen], ks[:seen], zero, gq[b, here, h], False, False)
+                product(at, scale, dp[:, :seen], x, one, gks[:seen], True, False)
+            if h % group == group - 1:
+                copy(gks, gk[b, :, h // group])
+                copy(gvs, gv[b, :, h // group])

@@ -205,10 +205,10 @@ def _layer_norm_vjp(g, x, gain, mean, scale, out, g_gain, g_bias, share):  # typ
 
 @compiled()
 def _exp_rows(z, top, total, lowest, zero):  # type: ignore[no-untyped-def]
-    n, width = z.shape
+    n = len(z)
     for i in range(n):
         top[i] = largest(z[i], lowest)
-        total[i] = powers(z[i], width, top[i], zero)
+        total[i] = powers(z[i], top[i], zero)
 
 
 @compiled()
