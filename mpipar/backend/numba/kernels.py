@@ -12,7 +12,7 @@ import numpy as np
 
 from mpipar.backend.base import Array
 from mpipar.backend.numba.arithmetic import compiled, exp
-from mpipar.backend.numba.rows import largest, powers
+from mpipar.backend.numba.rows import largest, powers, powers_and_next
 from mpipar.backend.numba.threads import over
 from mpipar.backend.numpy.kernels import CUBE, SLOPE, flat, pairs_of, rows_of
 
@@ -205,10 +205,14 @@ def _layer_norm_vjp(g, x, gain, mean, scale, out, g_gain, g_bias, share):  # typ
 
 @compiled()
 def _exp_rows(z, top, total, lowest, zero):  # type: ignore[no-untyped-def]
-    n = len(z)
-    for i in range(n):
-        top[i] = largest(z[i], lowest)
-        total[i] = powers(z[i], top[i], zero)
+    last = len(z) - 1
+    for i in range(last + 1):
+        if i == 0:
+            top[i] = largest(z[i], lowest)
+        if i < last:
+            total[i], top[i + 1] = powers_and_next(z[i], z[i + 1], top[i], lowest, zero)
+        else:
+            total[i] = powers(z[i], top[i], zero)
 
 
 @compiled()

@@ -89,6 +89,18 @@ def powers(row, top, zero):  # type: ignore[no-untyped-def]
 
 
 @compiled()
+def powers_and_next(row, other, top, lowest, zero):  # type: ignore[no-untyped-def]
+    """`powers` of a row, and the largest of another, which is fetched from memory meanwhile."""
+    total, found = zero, _ordered(lowest)
+    for j in range(row.size):
+        e = exp(row[j] - top)
+        row[j] = e
+        total += e
+        found = _larger(found, _ordered(other[j]))
+    return total, _number(found)
+
+
+@compiled()
 def whole_lanes(length):  # type: ignore[no-untyped-def]
     """The length, rounded up to whole lanes."""
     return (length + LANES - 1) // LANES * LANES
