@@ -9,6 +9,7 @@ being covered: the rest of a row, one number after the other, took as long as th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from mpipar.backend.numba.rows import cover, fill, largest, powers, together, wh
 from mpipar.backend.numba.threads import over, workers
 from mpipar.backend.numpy import attend as plain
 from mpipar.backend.numpy.attend import BLOCK
+
+LINE = 64  # bytes of the cache
 
 
 def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> tuple[Array, Array]:
@@ -61,12 +64,19 @@ def attention_vjp(
 
 def scores_of(q: Array, k: Array) -> Array:
     """Room for the scores of a block of queries, in rows of whole lanes."""
-    return np.empty(min(BLOCK, q.shape[1]) * whole_lanes(k.shape[1]), q.dtype)
+    return aligned(q.dtype, min(BLOCK, q.shape[1]) * whole_lanes(k.shape[1]))
 
 
 def head_of(x: Array) -> Array:
     """Room for one head of a sequence without gaps, which every block of queries meets: (T, D)."""
-    return np.empty((x.shape[1], x.shape[3]), x.dtype)
+    return aligned(x.dtype, x.shape[1] * x.shape[3]).reshape(x.shape[1], x.shape[3])
+
+
+def aligned(dtype: np.dtype[Any], size: int) -> Array:
+    """Room that begins where a cache line does: a vector of 64 bytes never lies on two."""
+    room = np.empty(size + LINE // dtype.itemsize, dtype)
+    start = -room.__array_interface__["data"][0] % LINE // dtype.itemsize
+    return room[start : start + size]
 
 
 def over_heads(q: Array, k: Array, of: Callable[[slice, slice, slice], None]) -> None:
