@@ -290,7 +290,7 @@ class DoubleBackend:
     take_rows, put_rows = computed(cpu.take_rows), computed(cpu.put_rows)
     attention, attention_vjp = computed(cpu.attention), computed(cpu.attention_vjp)
     exp_sum, pick = computed(cpu.exp_sum), computed(cpu.pick)
-    exp_rows, scale_minus_hot = computed(cpu.exp_rows), computed(cpu.scale_minus_hot)
+    exp_rows, subtract_at = computed(cpu.exp_rows), computed(cpu.subtract_at)
     softmax_minus_hot = computed(cpu.softmax_minus_hot)
     uniform, normal, keep_mask = computed(cpu.uniform), computed(cpu.normal), computed(cpu.keep_mask)
     sgd, adam = computed(cpu.sgd), computed(cpu.adam)

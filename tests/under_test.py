@@ -23,7 +23,7 @@ IN_PLACE = (
     "fill",
     "copy_into",
     "exp_rows",
-    "scale_minus_hot",
+    "subtract_at",
     "sgd",
     "adam",
 )

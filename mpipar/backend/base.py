@@ -233,8 +233,8 @@ class Backend(Protocol):
     def exp_rows(self, z: Array) -> tuple[Array, Array]:
         """z ← exp(z - top) in place; top, the largest of each row, and the sums of the rows: (N, V) → (N,), (N,)."""
 
-    def scale_minus_hot(self, z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
-        """z ← (z · scale - onehot(columns - first)) · kept in place, row by row: (N, V), (N,), (N,), (N,)."""
+    def subtract_at(self, z: Array, columns: Array, first: int, amounts: Array) -> None:
+        """z[i, columns[i] - first] -= amounts[i] in place, where that is inside: (N, V), (N,), (N,)."""
 
     def softmax_minus_hot(self, z: Array, lse: Array, columns: Array, first: int, scale: Array) -> Array:
         """(exp(z - lse) - onehot(columns - first)) · scale, row by row: (N, V), (N,), (N,), (N,) → (N, V)."""

@@ -19,6 +19,7 @@ from mpipar.tensor.apply import apply
 from mpipar.tensor.tape import is_recording
 
 LOGITS, ROWS = 1 << 22, 256  # that are made at a time: about so many numbers, but of as many rows
+FAR = 60.0  # that the log of a row's sum lies above its largest logit here, at most: more leaves less than e^-60 of 1
 
 
 def vocab_parallel_linear_cross_entropy(
@@ -82,14 +83,18 @@ def _linear_cross_entropy(
     context: Context, x: Array, weight: Array, targets: Array, *, axis: str, transposed: bool, comm: Comm | None,
     wanted: bool,
 ) -> tuple[Array, Vjps]:  # fmt: skip
-    """`wanted`: whether there will be a backward, for which the gradients of a loss of 1 are kept."""
+    """`wanted`: whether there will be a backward, for which the gradients of a loss of 1 are kept.
+
+    Probabilities are exponentials z times a factor of their row. The factor goes to the rows of x and of its gradient,
+    which are fewer numbers than the logits, and 1 is subtracted from the target's as 1 / factor from z.
+    """
     xp, t = context.xp, targets.reshape(-1)
     rows, w = x.reshape(t.size, x.shape[-1]), weight.T if transposed else weight  # (N, C), (C, V here)
     words = 0 if transposed else 1
     first, vocabulary = context.first(1, words), context.layouts[1].shape[words]
     kept = xp.where(t < vocabulary, xp.cast(t >= 0, rows.dtype), float("nan"))
     grad_rows = xp.empty(rows.shape, rows.dtype) if wanted else rows
-    grad_weight = xp.zeros(weight.shape, weight.dtype) if wanted else weight
+    grad_weight = (xp.empty if t.size else xp.zeros)(weight.shape, weight.dtype) if wanted else weight
     losses = []
     for part in _blocks(t.size, vocabulary // (1 if comm is None else comm.size)):
         z = xp.matmul(rows[part], w)  # (n, V here)
@@ -99,10 +104,17 @@ def _linear_cross_entropy(
         owed = lse if comm is None or comm.rank == 0 else 0
         losses.append((owed - picked) * kept[part])
         if wanted:
-            xp.scale_minus_hot(z, xp.exp(top - lse), t[part], first, kept[part])
-            xp.copy_into(grad_rows[part], xp.matmul(z, w.T))
-            left, right = (z.T, rows[part]) if transposed else (rows[part].T, z)
-            xp.add_product(grad_weight, left, right)
+            above = xp.minimum(lse - top, FAR)
+            share = (kept[part] * xp.exp(-above)).reshape(-1, 1)  # softmax(logits) · kept is z · share
+            xp.subtract_at(z, t[part], first, xp.exp(above))
+            xp.copy_into(grad_rows[part], xp.matmul(z, w.T) * share)
+            scaled = rows[part] * share
+            left, right = (z.T, scaled) if transposed else (scaled.T, z)
+            if part.start:
+                xp.add_product(grad_weight, left, right)
+            else:
+                xp.matmul(left, right, out=grad_weight)
+        del z  # one block at a time: not beside the next
     loss = xp.as_array(xp.sum(xp.concatenate(losses, 0)) if losses else xp.zeros((), rows.dtype))
     return loss, (lambda g: (grad_rows * g).reshape(x.shape), lambda g: Scaled(xp, grad_weight, g), None)
 

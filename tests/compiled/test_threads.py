@@ -51,7 +51,6 @@ KERNELS = {
     "SwiGLU": lambda: (compiled.swiglu(PAIRS), compiled.swiglu_vjp(PAIRS[:, 1], PAIRS)),
     "exp_rows": copied(compiled.exp_rows),
     "exp_sum": lambda: compiled.exp_sum(X, LSE),
-    "scale_minus_hot": copied(lambda x: compiled.scale_minus_hot(x, LSE, IDS, 1, LSE)),
     "softmax_minus_hot": lambda: compiled.softmax_minus_hot(X, LSE, IDS, 1, LSE),
     "matmul": lambda: (compiled.matmul(X, G.T), compiled.matmul(X.T, G), compiled.matmul(X[None], G.T)),
     "affine": lambda: compiled.affine(X, G.T, LSE),

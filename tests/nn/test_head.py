@@ -108,12 +108,17 @@ def test_fewer_words_than_ranks_and_no_rows(mesh):
 
 
 def test_large_logits_do_not_overflow(mesh):
-    x, w = mp.tensor(X * 1e3, mesh), mp.tensor(W, mesh, tp=Shard(0))
-    found = vocab_parallel_linear_cross_entropy(x, w, mp.tensor(T, mesh), transposed=True).numpy()
-    logits = x.contract(mp.tensor(W, mesh), transposed=True)
-    np.testing.assert_allclose(
-        found, vocab_parallel_cross_entropy(logits, mp.tensor(T, mesh)).sum().numpy(), rtol=1e-13
+    """Nor do gradients, where the largest logit of a rank is far from that of another and from the target's."""
+    x, again = (mp.tensor(X * 1e3, mesh, requires_grad=True) for _ in range(2))
+    loss = vocab_parallel_linear_cross_entropy(
+        x, mp.tensor(W, mesh, tp=Shard(0)), mp.tensor(T, mesh), transposed=True
     )
+    logits = again.contract(mp.tensor(W, mesh), transposed=True)
+    reference = vocab_parallel_cross_entropy(logits, mp.tensor(T, mesh)).sum()
+    np.testing.assert_allclose(loss.numpy(), reference.numpy(), rtol=1e-13)
+    for sum_ in (loss, reference):
+        sum_.backward()
+    np.testing.assert_allclose(x.grad.numpy(), again.grad.numpy(), atol=1e-13)
 
 
 def test_a_target_outside_the_vocabulary_is_no_number(mesh):

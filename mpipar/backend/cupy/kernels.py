@@ -144,10 +144,10 @@ def exp_rows(z: Array) -> tuple[Array, Array]:
     return top, cp.sum(z, 1)
 
 
-def scale_minus_hot(z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
-    z *= scale[:, None]
-    z -= (columns - first)[:, None] == cp.arange(z.shape[1])
-    z *= kept[:, None]
+def subtract_at(z: Array, columns: Array, first: int, amounts: Array) -> None:
+    here, inside = _here(columns, first, z.shape[1])
+    if z.shape[1]:
+        z[cp.arange(len(z)), here] -= cp.where(inside, amounts, amounts.dtype.type(0))
 
 
 def pick(x: Array, columns: Array, first: int) -> Array:

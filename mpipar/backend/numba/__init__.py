@@ -21,7 +21,6 @@ from mpipar.backend.numba.kernels import (
     layer_norm_vjp,
     rms_norm,
     rms_norm_vjp,
-    scale_minus_hot,
     softmax_minus_hot,
     swiglu,
     swiglu_vjp,
@@ -51,6 +50,6 @@ def kernel_threads() -> int:
 __all__ = [
     "adam", "add_product", "add_rows", "affine", "arena", "attention", "attention_vjp", "compile_all",
     "computed_by", "empty_shared", "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads",
-    "layer_norm", "layer_norm_vjp", "matmul", "put_rows", "rms_norm", "rms_norm_vjp", "scale_minus_hot", "sgd",
+    "layer_norm", "layer_norm_vjp", "matmul", "put_rows", "rms_norm", "rms_norm_vjp", "sgd",
     "softmax_minus_hot", "start_threads", "swiglu", "swiglu_vjp",
 ]  # fmt: skip

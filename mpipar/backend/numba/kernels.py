@@ -72,14 +72,6 @@ def exp_rows(z: Array) -> tuple[Array, Array]:
     return top, total
 
 
-def scale_minus_hot(z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
-    over(
-        len(z),
-        z.shape[1],
-        lambda part: _scale_minus_hot(z[part], scale[part], columns[part], first, kept[part]),
-    )
-
-
 def softmax_minus_hot(z: Array, lse: Array, columns: Array, first: int, scale: Array) -> Array:
     out = np.empty(z.shape, z.dtype)
     over(
@@ -213,18 +205,6 @@ def _exp_rows(z, top, total, lowest, zero):  # type: ignore[no-untyped-def]
             total[i], top[i + 1] = powers_and_next(z[i], z[i + 1], top[i], lowest, zero)
         else:
             total[i] = powers(z[i], top[i], zero)
-
-
-@compiled()
-def _scale_minus_hot(z, scale, columns, first, kept):  # type: ignore[no-untyped-def]
-    n, width = z.shape
-    for i in range(n):
-        factor = scale[i] * kept[i]
-        for j in range(width):
-            z[i, j] *= factor
-        column = columns[i] - first
-        if 0 <= column < width:
-            z[i, column] -= kept[i]
 
 
 @compiled()

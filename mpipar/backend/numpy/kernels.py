@@ -238,11 +238,10 @@ def exp_rows(z: Array) -> tuple[Array, Array]:
     return top, total
 
 
-def scale_minus_hot(z: Array, scale: Array, columns: Array, first: int, kept: Array) -> None:
-    z *= (scale * kept)[:, None]
+def subtract_at(z: Array, columns: Array, first: int, amounts: Array) -> None:
     here, inside = _here(columns, first, z.shape[1])
     rows = np.flatnonzero(inside)
-    z[rows, here[rows]] -= kept[rows]
+    z[rows, here[rows]] -= amounts[rows]
 
 
 def pick(x: Array, columns: Array, first: int) -> Array:
