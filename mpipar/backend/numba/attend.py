@@ -1,7 +1,7 @@
 """Attention in compiled code: a head and a block of queries at a time, the products by BLAS (see `blas`).
 
 The algorithm is that of `backend.numpy.attend`, which is the reference. The scores of a block stay in the cache. Keys
-and values of a head are copied together, as every block of queries multiplies them, and their gradients are added up
+and values of a head are copied together where several blocks of queries multiply them, and their gradients are added up
 so; queries, which one block meets, are multiplied where they lie. Loops go over whole lanes, what is above the diagonal
 being covered: the rest of a row, one number after the other, took as long as the row.
 """
@@ -143,14 +143,17 @@ def _attention(at, q, k, v, out, lse, scores, room, causal, scale, lowest, one):
     tops, totals = np.empty(BLOCK, q.dtype), np.empty(BLOCK, q.dtype)
     for b in range(batch):
         for h in range(heads):
-            if h % group == 0:
-                copy(k[b, :, h // group], ks)
-                copy(v[b, :, h // group], vs)
+            kh, vh = k[b, :, h // group], v[b, :, h // group]
+            if queries > BLOCK:
+                if h % group == 0:
+                    copy(kh, ks)
+                    copy(vh, vs)
+                kh, vh = ks[:, : kh.shape[1]], vs[:, : vh.shape[1]]
             for start in range(0, queries, BLOCK):
                 stop = min(queries, start + BLOCK)
                 seen = keys - queries + stop if causal else keys
                 s, to = matrix(scores, stop - start, whole_lanes(seen)), out[b, start:stop, h]
-                product(at, scale, q[b, start:stop, h], ks[:seen], zero, s[:, :seen], False, True)
+                product(at, scale, q[b, start:stop, h], kh[:seen], zero, s[:, :seen], False, True)
                 for i in range(stop - start):
                     length = keys - queries + start + i + 1 if causal else keys
                     row = s[i, : whole_lanes(length)]
@@ -159,7 +162,7 @@ def _attention(at, q, k, v, out, lse, scores, room, causal, scale, lowest, one):
                     totals[i] = powers(row, tops[i], zero)
                     cover(row, length, zero)
                     fill(s[i, row.size :], zero)
-                product(at, one, s[:, :seen], vs[:seen], zero, to, False, False)
+                product(at, one, s[:, :seen], vh[:seen], zero, to, False, False)
                 for i in range(stop - start):
                     lse[b, h, start + i] = tops[i] + np.log(totals[i])
                     multiply(together(to[i]), one / totals[i])
