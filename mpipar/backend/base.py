@@ -175,6 +175,12 @@ class Backend(Protocol):
         """The tanh form: ½x(1 + tanh(√(2/π)(x + 0.044715x³))). Hendrycks & Gimpel 2016."""
 
     def gelu_vjp(self, g: Array, x: Array) -> Array: ...
+    def biased_gelu(self, x: Array, bias: Array) -> Array:
+        """gelu(x + bias): (N, F), (F,) → (N, F)."""
+
+    def biased_gelu_vjp_into(self, g: Array, x: Array, bias: Array) -> Array:
+        """g ← g · gelu'(x + bias) in place, (N, F); its sum over the rows, the gradient of the bias: (F,)."""
+
     def softmax(self, x: Array, dim: int) -> Array: ...
     def softmax_vjp(self, g: Array, y: Array, dim: int) -> Array: ...
     def layer_norm(self, x: Array, gain: Array, bias: Array, eps: float) -> tuple[Array, Any]:

@@ -41,6 +41,14 @@ class TestFormulas:
     def test_sigmoid(self, memory: str) -> None:
         close(xp.sigmoid(plain.disguised(X)[memory]), plain.sigmoid(X))
 
+    def test_biased_gelu(self, memory: str) -> None:
+        rows, upper = X[:, 0], G[:, 0].copy()
+        x = plain.disguised(rows)[memory]
+        close(xp.biased_gelu(x, BIAS), plain.gelu(rows + BIAS))
+        g_bias = xp.biased_gelu_vjp_into(upper, x, BIAS)
+        close(upper, plain.gradient(lambda x: plain.gelu(x + BIAS), rows, G[:, 0]))
+        close(g_bias, plain.gradient(lambda bias: plain.gelu(rows + bias), BIAS, G[:, 0]))
+
     @pytest.mark.parametrize("dim", [0, 1, 2, -1])
     def test_softmax(self, memory: str, dim: int) -> None:
         y = plain.softmax(X, dim)
@@ -164,6 +172,10 @@ def test_kernels_that_work_in_blocks_join_them_without_a_seam() -> None:
         x, g = RNG.normal(size=shape), RNG.normal(size=shape)
         close(xp.gelu(x), plain.gelu(x))
         if len(shape) == 2:
+            close(xp.biased_gelu(x, x[0]), plain.gelu(x + x[0]))
+            found = xp.copy(g)
+            close(xp.biased_gelu_vjp_into(found, x, x[0]), found.sum(0))
+            close(found, xp.gelu_vjp(g, x + x[0]))
             y, saved = xp.layer_norm(x, np.ones(shape[1]), np.zeros(shape[1]), 1e-5)
             close(y, plain.layer_norm(x, 1, 0, 1e-5))
             _, g_gain, g_bias = xp.layer_norm_vjp(g, x, np.ones(shape[1]), saved)
@@ -205,6 +217,8 @@ def test_empty_arrays_are_arrays() -> None:
         top, total = xp.exp_rows(z)
         assert top.shape == total.shape == rows.shape
         xp.subtract_at(z, ids, 2, rows)
+        close(xp.biased_gelu(z, np.zeros(shape[1])), z)
+        close(xp.biased_gelu_vjp_into(z, z, np.ones(shape[1])), np.zeros(shape[1]))
         close(xp.affine(z, np.zeros((shape[1], 2)), np.ones(2)), np.ones((shape[0], 2)))
         xp.add_product(z, np.ones((shape[0], 2)), np.zeros((2, shape[1])))
         close(z, np.zeros(shape))
@@ -254,6 +268,7 @@ def test_arguments_stay_as_they_are() -> None:
     x, g, gain, bias = arrays
     _, saved = xp.layer_norm(x, gain, bias, 1e-5)
     xp.layer_norm_vjp(g, x, gain, saved)
+    xp.biased_gelu(x[0], bias), xp.biased_gelu_vjp_into(g[0].copy(), x[0], bias)
     xp.gelu(x), xp.gelu_vjp(g, x), xp.sigmoid(x), xp.softmax_vjp(g, xp.softmax(x, 1), 1)
     _, saved = xp.rms_norm(x, gain, 1e-5)
     xp.rms_norm_vjp(g, x, gain, saved)

@@ -55,6 +55,18 @@ def test_gelu(shape, dtype):
     compare(lambda xp: xp.gelu_vjp(g, x), dtype)
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
+def test_biased_gelu(shape, dtype):
+    x, g, bias = numbers(1, shape, dtype, 3), numbers(2, shape, dtype), numbers(3, shape[1:], dtype)
+
+    def in_place(xp: Any) -> Any:
+        gradient = g.copy()
+        return xp.biased_gelu_vjp_into(gradient, x, bias), gradient
+
+    compare(lambda xp: xp.biased_gelu(x, bias), dtype)
+    compare(in_place, dtype)
+
+
 @pytest.mark.parametrize(
     "shape", [shape for shape in SHAPES if shape[-1] > 1], ids=str
 )  # of one: 0, by rounding
@@ -238,6 +250,7 @@ def test_exp_is_within_a_few_units_in_the_last_place(dtype):
 def test_large_numbers_do_not_overflow(size, dtype):
     x = np.array([[-size, size], [size, -size]], dtype)
     compare(lambda xp: (xp.gelu(x), xp.gelu_vjp(x, x)), dtype)
+    compare(lambda xp: (xp.biased_gelu(x, x[0]), xp.biased_gelu_vjp_into(x.copy(), x, x[0])), dtype)
     compare(lambda xp: (xp.swiglu(x[None]), xp.swiglu_vjp(x[:1], x[None])), dtype)
 
 
@@ -245,6 +258,7 @@ def test_what_is_not_a_number_stays_so(dtype):
     x = np.array([[1.0, np.nan, 2.0]], dtype)
     ones = np.ones(3, dtype)
     assert np.isnan(compiled.gelu(x)).tolist() == [[False, True, False]]
+    assert np.isnan(compiled.biased_gelu(x, ones)).tolist() == [[False, True, False]]
     assert np.isnan(compiled.layer_norm(x, ones, ones, 1e-5)[0]).all()
     assert np.isnan(compiled.exp_sum(x, ones[:1])).all()
 

@@ -32,6 +32,15 @@ def gelu_vjp(g: Array, x: Array) -> Array:
     return (slope + t + 1) * 0.5 * g
 
 
+def biased_gelu(x: Array, bias: Array) -> Array:
+    return gelu(x + bias)
+
+
+def biased_gelu_vjp_into(g: Array, x: Array, bias: Array) -> Array:
+    g[...] = gelu_vjp(g, x + bias)
+    return cp.sum(g, 0)
+
+
 def _gelu_tanh(x: Array) -> Array:
     return cp.tanh((x * x * (CUBE * SLOPE) + SLOPE) * x)
 

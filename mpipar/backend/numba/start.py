@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpipar.backend.numba import attend, bits, folding, kernels, products, table, updates
+from mpipar.backend.numba import attend, biased, bits, folding, kernels, products, table, updates
 
 
 def compile_all() -> None:
@@ -25,6 +25,7 @@ def _run_all(dtype: str) -> None:
     x = np.ones((2, 4), dtype)
     row, columns, qkv = x[0], np.zeros(2, np.int64), np.ones((1, 2, 3, 1, 4), dtype)
     kernels.gelu_vjp(kernels.gelu(x), x)
+    biased.biased_gelu_vjp_into(biased.biased_gelu(x, row), x, row)
     y, saved = kernels.layer_norm(x, row, row, 1e-5)
     kernels.layer_norm_vjp(y, x, row, saved)
     y, saved = kernels.rms_norm(x, row, 1e-5)

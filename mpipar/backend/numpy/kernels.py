@@ -47,24 +47,50 @@ def gelu(x: Array) -> Array:
 
 
 def gelu_vjp(g: Array, x: Array) -> Array:
-    """g · (½(1 + t) + ½x(1 - t²)·√(2/π)(1 + 3·0.044715x²)) with t = tanh(…)."""
     out = np.empty(x.shape, x.dtype)
     source, upper, target = flat(x), flat(g), out.reshape(-1)
     for part in blocks(source.size):
         v, u = source[part], target[part]
-        t = _gelu_tanh(v, np.empty_like(v))
-        np.multiply(v, v, out=u)
-        u *= 3 * CUBE * SLOPE
-        u += SLOPE
-        u *= v
-        slope = t * t
-        np.subtract(1, slope, out=slope)
-        u *= slope
-        u += t
-        u += 1
-        u *= 0.5
+        _gelu_slope(v, u, np.empty_like(v))
         u *= upper[part]
     return out
+
+
+def biased_gelu(x: Array, bias: Array) -> Array:
+    y = np.empty(x.shape, x.dtype)
+    for part in blocks(len(x), 4 * x.shape[1]):
+        y[part] = gelu(x[part] + bias)
+    return y
+
+
+def biased_gelu_vjp_into(g: Array, x: Array, bias: Array) -> Array:
+    total = np.zeros(bias.shape, g.dtype)
+    for part in blocks(len(x), 4 * x.shape[1]):  # smaller ones, for there are three more arrays of a block
+        _multiply_by_slope(g[part], x[part] + bias)
+        total += g[part].sum(0)
+    return total
+
+
+def _multiply_by_slope(g: Array, v: Array) -> None:
+    """Changes v, too."""
+    slope = np.empty_like(v)
+    _gelu_slope(v, slope, v)
+    g *= slope
+
+
+def _gelu_slope(v: Array, u: Array, spare: Array) -> None:
+    """u = ½(1 + t) + ½v(1 - t²)·√(2/π)(1 + 3·0.044715v²) with t = tanh(…). `spare` is written to, v may lend itself."""
+    t = _gelu_tanh(v, np.empty_like(v))
+    np.multiply(v, v, out=u)
+    u *= 3 * CUBE * SLOPE
+    u += SLOPE
+    u *= v
+    np.multiply(t, t, out=spare)
+    np.subtract(1, spare, out=spare)
+    u *= spare
+    u += t
+    u += 1
+    u *= 0.5
 
 
 def _gelu_tanh(v: Array, t: Array) -> Array:
