@@ -13,10 +13,12 @@ from mpipar import (
     Mesh,
     Tensor,
     attention,
+    biased_gelu,
     concatenate,
     dropout,
     einsum,
     embedding,
+    feed_forward,
     layer_norm,
     maximum,
     minimum,
@@ -317,6 +319,8 @@ NETWORK = {
         lambda x, w, t: vocab_parallel_linear_cross_entropy(x, w, t, transposed=True),
         (Numbers((2, 5, 3)), Numbers((7, 3)), TARGETS),
     ),
+    "biased GELU": Case(biased_gelu, numbers((2, 5, 3), (3,))),
+    "feed-forward": Case(feed_forward, numbers((5, 3), (3, 7), (7,), (7, 4))),
     "product and bias": Case(lambda x, w, b: x.contract(w, bias=b), numbers((2, 5, 3), (3, 2, 4), (2, 4))),
     "product of two dims and bias": Case(
         lambda x, w, b: x.contract(w, 2, bias=b), numbers((5, 3, 2), (3, 2, 4), (4,))

@@ -203,20 +203,24 @@ def bits(xp: Backend, x: Any) -> bytes:
 
 
 def test_a_silent_copy_in_an_operation_fails_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(context: Context, x: Any) -> tuple[Any, Vjps]:
-        return context.xp.gelu(np.asarray(x)), (lambda g: context.xp.gelu_vjp(g, x),)
+    op = ops.self_attention
+
+    def careless(context: Context, qkv: Any, **static: Any) -> tuple[Any, Vjps]:
+        return op.forward(context, np.asarray(qkv), **static)
 
     mesh = double_mesh(1, world().size)
-    monkeypatch.setattr(ops, "gelu", Op("gelu", careless, ops.gelu.rule, ("x",), ()))
+    monkeypatch.setattr(ops, "self_attention", Op(op.name, careless, op.rule, op.operands, op.seen))
     with pytest.raises(TypeError, match=r"np\.array of a DeviceArray would copy it in silence"):
         next(Run(mesh).losses())
 
 
 def test_a_silent_copy_in_a_vjp_fails_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(context: Context, x: Any) -> tuple[Any, Vjps]:
-        return context.xp.gelu(x), (lambda g: context.xp.from_host(np.asarray(g) * 1.0),)
+    op = ops.self_attention
+
+    def careless(context: Context, qkv: Any, **static: Any) -> tuple[Any, Vjps]:
+        return op.forward(context, qkv, **static)[0], (lambda g: context.xp.from_host(np.asarray(g) * 1.0),)
 
     mesh = double_mesh(1, world().size)
-    monkeypatch.setattr(ops, "gelu", Op("gelu", careless, ops.gelu.rule, ("x",), ()))
+    monkeypatch.setattr(ops, "self_attention", Op(op.name, careless, op.rule, op.operands, op.seen))
     with pytest.raises(TypeError, match=r"np\.array of a DeviceArray would copy it in silence"):
         next(Run(mesh).losses())

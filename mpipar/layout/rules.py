@@ -17,14 +17,14 @@ from mpipar.layout.placement import Partial, Replicate, Shard
 
 Label: TypeAlias = object  # anything that can be compared; None: a dim that must not be cut
 Operand: TypeAlias = tuple[Sequence[Label], Layout]
-Owed: TypeAlias = Literal["one", "all", "none", "first", "others"]
+Owed: TypeAlias = Literal["one", "all", "none", "first", "others", "last"]
 
 
 def aligned(operands: Sequence[Operand], out: Sequence[Label], owed: Owed) -> Layout:
     """The rule over labelled dims. `owed` says which operands may be Partial on an axis:
 
     "one" (a product: at most one), "all" (a sum: all or none), "none" (nonlinear), "first" (a quotient), "others" (all
-    but the first, or none: a choice).
+    but the first, or none: a choice), "last" (linear in that alone).
     """
     grid = operands[0][1].grid
     partial = {axis for axis in grid.axes if _axis_is_partial(axis, operands, out, owed)}
@@ -82,7 +82,8 @@ def _cut_axis_is_partial(
 
 def _check_owed(axis: str, operands: Sequence[Operand], partial: list[int], owed: Owed) -> None:
     """Raises Misfit unless these Partial operands are legal for the operation."""
-    linear = {"all": range(len(operands)), "others": range(1, len(operands)), "first": range(1)}.get(owed, ())
+    every = range(len(operands))
+    linear = {"all": every, "others": every[1:], "first": every[:1], "last": every[-1:]}.get(owed, ())
     if partial == list(linear) or (owed == "one" and len(partial) == 1):
         return
     fixes = [Fix(k, axis, Replicate()) for k in partial]

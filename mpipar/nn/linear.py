@@ -40,12 +40,8 @@ class ColumnParallelLinear(Module):
         )
         self.bias = zero_bias(name, (outputs,), mesh, dtype, **{axis: Shard(0)}) if bias else None
 
-    def __call__(self, x: Tensor, before: Function | None = None, weights: Sequence[Tensor] = ()) -> Tensor:
-        """Of ``before(x)`` where `before` is given, which is made again in backward and not kept; it uses `weights`."""
-        if before is None:
-            return x.contract(self.weight, bias=self.bias)
-        y = product(x, self.weight, before, weights)
-        return y if self.bias is None else y + self.bias
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.contract(self.weight, bias=self.bias)
 
     def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
         """As a head: the sum of -log softmax(x·W)[target] over all rows (head.py): (…, inputs), (…) → ()."""
@@ -70,9 +66,12 @@ class RowParallelLinear(Module):
         )
         self.bias = zero_bias(name, (outputs,), mesh, dtype) if bias else None
 
-    def __call__(self, x: Tensor, before: Function | None = None) -> Tensor:
-        """Of ``before(x)`` where `before` is given, which is made again in backward and not kept."""
-        y = product(x, self.weight, before)
+    def __call__(self, x: Tensor, before: Function | None = None, weights: Sequence[Tensor] = ()) -> Tensor:
+        """Of ``before(x)`` where `before` is given, which is made again in backward and not kept; it uses `weights`."""
+        return self.after(product(x, self.weight, before, weights))
+
+    def after(self, y: Tensor) -> Tensor:
+        """What comes after the product y: the move, then the bias."""
         y = reduced(y, self.axis, self.scatter)
         return y if self.bias is None else y + self.bias
 

@@ -13,11 +13,11 @@ from mpipar.nn.linear import ColumnParallelLinear, RowParallelLinear
 from mpipar.nn.module import Module
 from mpipar.nn.norm import LayerNorm, RMSNorm
 from mpipar.nn.recompute import product
-from mpipar.tensor import Tensor, parameter, swiglu
+from mpipar.tensor import Tensor, biased_gelu, feed_forward, parameter, swiglu
 
 
 class ParallelMLP(Module):
-    """(…, C) → GELU(x·up)·down → (…, C), the hidden dim cut over `axis`; the moves are those of attention."""
+    """(…, C) → GELU(x·up + b)·down + b → (…, C), the hidden dim cut over `axis`; the moves are those of attention."""
 
     def __init__(
         self, name: str, width: int, hidden: int, mesh: Mesh, *, axis: str = "tp", sequence_parallel: bool = False,
@@ -33,10 +33,17 @@ class ParallelMLP(Module):
         )  # fmt: skip
 
     def __call__(self, x: Tensor, before: LayerNorm | RMSNorm | None = None) -> Tensor:
+        bias = self.up.bias
+        assert bias is not None, "the product up has a bias"
         if before is not None:
-            x = self.up(x, lambda x, *weights: self.gathered(before(x, *weights)), before.weights)
-            return self.down(x, Tensor.gelu)
-        return self.down(self.up(self.gathered(x)).gelu())
+            x = product(
+                x, self.up.weight, lambda x, *weights: self.gathered(before(x, *weights)), before.weights
+            )
+            return self.down(x, lambda x, bias=bias: biased_gelu(x, bias), [bias])
+        x = self.gathered(x)
+        if x.dtype.itemsize == 2:  # as one operation it would keep no product of 16 bits but make it again
+            return self.down(biased_gelu(x.contract(self.up.weight), bias))
+        return self.down.after(feed_forward(x, self.up.weight, bias, self.down.weight))
 
     def gathered(self, x: Tensor) -> Tensor:
         return x.allgather(self.axis) if self.sequence_parallel else x

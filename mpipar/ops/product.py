@@ -32,9 +32,14 @@ def contract(
     xp, (x2, w2) = context.xp, matrices(x, w, n, transposed)
     vjps = contract_vjps(context, x, w, x2, w2, transposed)
     if not value:
-        return xp.broadcast_to(xp.zeros((), x.dtype), context.out_shape), vjps
+        return unread(context, x), vjps
     out = context.room(context.out, (x2.shape[0], w2.shape[1]), x2, w2)
     return xp.matmul(x2, w2, out=out).reshape(context.out_shape), vjps
+
+
+def unread(context: Context, x: Array) -> Array:
+    """In the place of a result that nobody will read: one zero, of the dtype of x."""
+    return context.xp.broadcast_to(context.xp.zeros((), x.dtype), context.out_shape)
 
 
 def matrices(x: Array, w: Array, n: int, transposed: bool) -> tuple[Array, Array]:

@@ -181,6 +181,27 @@ def self_attention(qkv: Tensor, *, causal: bool, scale: float | None = None) -> 
     )
 
 
+def biased_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x + bias), in one pass over memory: (…, F), (F,) → (…, F). F may be cut."""
+    if bias.ndim != 1 or bias.shape != x.shape[-1:]:
+        raise ValueError(f"biased_gelu: {x.layout} and a bias {bias.layout}; (…, F) and (F,) are wanted")
+    return apply(ops.biased_gelu, x, bias)
+
+
+def feed_forward(x: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
+    """gelu(x·up + bias)·down: (…, C), (C, F), (F,), (F, D) → (…, D). Partial where F is cut.
+
+    What ``biased_gelu(x.contract(up), bias).contract(down)`` gives, bit for bit, with less on the tape.
+    """
+    wanted = (up.ndim, down.ndim) == (2, 2) and (x.shape[-1:], bias.shape) == (up.shape[:1], up.shape[1:])
+    if not wanted or bias.shape != down.shape[:1]:
+        raise ValueError(
+            f"feed_forward: {x.layout}, {up.layout}, {bias.layout}, {down.layout}: "
+            "(…, C), (C, F), (F,), (F, D) are wanted"
+        )
+    return apply(ops.feed_forward, x, up, bias, down)
+
+
 def dropout(x: Tensor, p: float, noise: Noise, name: str) -> Tensor:
     """Zeroes elements with probability p and divides the others by 1 - p. Srivastava et al. 2014.
 

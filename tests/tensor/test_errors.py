@@ -162,6 +162,12 @@ def test_tensors_of_different_meshes_do_not_mix(mesh):
         (lambda x, y: x[0, 0].transpose(0, 1), (ValueError, IndexError), "dim"),
         (lambda x, y: x @ x[0], ValueError, r"\(5, 3\)"),
         (lambda x, y: mp.layer_norm(x, y, y), ValueError, "layer_norm"),
+        (mp.biased_gelu, ValueError, r"biased_gelu: .*\(…, F\) and \(F,\) are wanted"),
+        (
+            lambda x, y: mp.feed_forward(x, x.transpose(0, 1), x[0], y),
+            ValueError,
+            r"feed_forward: .*\(F, D\) are wanted",
+        ),
         (mp.embedding, TypeError, "ids"),
     ],
 )

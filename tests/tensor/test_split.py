@@ -5,11 +5,12 @@ A failure names the weight whose gradient came too early, or is another one.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from grids import ONE_AXIS, TWO_AXES, grid_name
 from weights import local_bytes
 
-from mpipar import GraphError, Replicate, Shard, Tensor, parameter, randn, tensor
+from mpipar import GraphError, Replicate, Shard, Tensor, feed_forward, parameter, randn, tensor
 from mpipar.models import GPT, GPTConfig
 from mpipar.models.gpt import Block
 from mpipar.random import Noise
@@ -132,3 +133,34 @@ def test_a_product_waits_where_its_operation_gives_all_gradients_at_once_too(dty
         later.run()
 
     assert run(in_parts) == run(lambda x, w, y: y.backward())
+
+
+def test_the_products_of_a_feed_forward_wait_and_need_no_weight(make_mesh):
+    """The second part needs no weight: under ZeRO 3 others are in their memory by then."""
+    mesh = make_mesh(**ONE_AXIS)
+    shapes = {"up": (3, 7), "bias": (7,), "down": (7, 4)}
+    x, weights = randn("x", (5, 3), mesh), [randn(n, s, mesh, requires_grad=True) for n, s in shapes.items()]
+    feed_forward(x, *weights).square().sum().backward()
+    expected = local_bytes([w.grad for w in weights])
+    for w in weights:
+        w.clear_grad()
+    later = feed_forward(x, *weights).square().sum().backward_input()
+    assert [w.grad is None for w in weights] == [True, False, True]  # all but the bias
+    for w in weights:
+        mesh.xp.fill(w.local, 0)  # unseen by the tape
+    later.run()
+    assert local_bytes([w.grad for w in weights]) == expected
+
+
+def test_a_graph_that_is_kept_gives_gradients_of_what_comes_in_next(make_mesh):
+    mesh = make_mesh(**ONE_AXIS)
+    shapes = [(5, 3), (3, 7), (7,), (7, 4)]
+    leaves = [randn(f"x{k}", s, mesh, dtype="float64", requires_grad=True) for k, s in enumerate(shapes)]
+    y = feed_forward(*leaves)
+    g = mesh.xp.full(y.local.shape, 1.0, "float64")
+    y.backward(Tensor(g, mesh, y.layout.dual), keep=True)
+    once = [x.grad.numpy() for x in leaves]
+    mesh.xp.fill(g, 2.0)  # the same array, with another gradient in it
+    y.backward(Tensor(g, mesh, y.layout.dual))
+    for x, first in zip(leaves, once, strict=True):
+        np.testing.assert_allclose(x.grad.numpy(), 3 * first, rtol=1e-12)
