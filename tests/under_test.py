@@ -19,6 +19,7 @@ IN_PLACE = (
     "add_product",
     "add_rows",
     "copy_scaled",
+    "biased_gelu_vjp_into",
     "scale_into",
     "fill",
     "copy_into",

@@ -18,7 +18,8 @@ from mpipar.testing.values import leaf, represented
 
 CONFIG = GPTConfig(11, 6, 1, 4, 16, 0.2, dtype="float64")
 STYLES = {"gpt2": {}, "llama": {"style": "llama", "kv_heads": 2}}
-EARLY = ("gain", "norm_1.bias", "norm_2.bias", "norm.bias")  # a norm gives all its gradients at once
+# a norm gives all its gradients at once, a feed-forward half that of the bias within
+EARLY = ("gain", "norm_1.bias", "norm_2.bias", "norm.bias", "up.bias")
 
 
 def config(style: str, sequence: bool) -> GPTConfig:
