@@ -272,6 +272,7 @@ class DoubleBackend:
     arange, copy = computed(cpu.arange), computed(cpu.copy)
     concatenate, broadcast_to = computed(cpu.concatenate), computed(cpu.broadcast_to)
     addresses, argmax, cumsum = computed(cpu.addresses), computed(cpu.argmax), computed(cpu.cumsum)
+    add = computed(cpu.add)
     add_into, scale_into = computed(cpu.add_into), computed(cpu.scale_into)
     fill, copy_into = computed(cpu.fill), computed(cpu.copy_into)
     copy_scaled, add_rows = computed(cpu.copy_scaled), computed(cpu.add_rows)

@@ -35,7 +35,7 @@ def nonlinear_rule(x: Layout) -> Layout:
 
 @op(sum_rule)
 def add(context: Context, x: Array, y: Array) -> tuple[Array, Vjps]:
-    return x + y, (lambda g: unbroadcast(context, 0, g), lambda g: unbroadcast(context, 1, g))
+    return context.xp.add(x, y), (lambda g: unbroadcast(context, 0, g), lambda g: unbroadcast(context, 1, g))
 
 
 @op(sum_rule)

@@ -250,7 +250,7 @@ def arrived(pending: Pending, node: Node, gradient: Gradient, xp: Backend) -> bo
     if found[2]:
         xp.add_into(found[1], gradient)
     else:
-        pending[node.number] = (node, xp.as_array(found[1] + gradient), True)
+        pending[node.number] = (node, xp.as_array(xp.add(found[1], gradient)), True)
     return False
 
 

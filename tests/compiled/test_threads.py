@@ -62,6 +62,9 @@ KERNELS = {
     "attention over a batch": attention(2, 4),
     "attention over heads": attention(1, 4),
     "attention over groups": attention(1, 2),
+    "add": lambda: (compiled.add(X, G), compiled.add(X, ROW), compiled.add(X.T, G.T), compiled.add(LSE, LSE)),
+    "add_into": copied(lambda x: compiled.add_into(x, G)),
+    "sum": lambda: (compiled.sum(X, [0]), compiled.sum(UPPER, range(3)), compiled.sum(X), compiled.sum(X.T, [0])),
     "sgd": copied(lambda x: compiled.sgd(x, G, np.ones_like(X), 0.1, 0.9, True, 0.1)),
     "adam": copied(lambda x: compiled.adam(x, G, np.ones_like(X), np.ones_like(X), 3, 0.1, 0.9, 0.99, 1e-8, 0.1, True)),
 }  # fmt: skip
@@ -80,7 +83,7 @@ def workers(monkeypatch):
     """Small arrays are cut, too."""
     monkeypatch.setattr(threads, "LEAST", 1)
     made = Workers()
-    for where in (threads, compiled.attend):
+    for where in (threads, compiled.attend, compiled.sums):
         monkeypatch.setattr(where, "workers", made, raising=False)
     return made
 

@@ -11,6 +11,7 @@ import cupy as cp
 from mpipar.backend.base import Arena, Device
 from mpipar.backend.cupy.arrays import (
     absolute,
+    add,
     add_into,
     add_product,
     affine,
@@ -104,7 +105,7 @@ def use(card: Card) -> None:
 
 
 __all__ = [
-    "absolute", "adam", "add_into", "add_product", "add_rows", "addresses", "affine", "arange", "arena",
+    "absolute", "adam", "add", "add_into", "add_product", "add_rows", "addresses", "affine", "arange", "arena",
     "argmax", "as_array", "attention", "attention_vjp", "biased_gelu", "biased_gelu_vjp_into", "broadcast_to",
     "cast", "computed_by", "concatenate", "contiguous", "copy", "copy_into", "copy_scaled", "cumsum", "device",
     "dtype", "empty", "empty_shared", "exp", "exp_rows", "exp_sum", "fill", "from_bytes", "from_dlpack",

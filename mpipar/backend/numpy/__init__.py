@@ -10,6 +10,7 @@ from mpipar.backend.dtypes import cast, dtype, is_floating, widen
 from mpipar.backend.numpy.arena import Memory
 from mpipar.backend.numpy.arrays import (
     absolute,
+    add,
     add_into,
     add_product,
     addresses,
@@ -90,7 +91,7 @@ def computed_by() -> str:
 
 
 __all__ = [
-    "absolute", "adam", "add_into", "add_product", "add_rows", "addresses", "affine", "arange", "arena",
+    "absolute", "adam", "add", "add_into", "add_product", "add_rows", "addresses", "affine", "arange", "arena",
     "argmax", "as_array", "attention", "attention_vjp", "biased_gelu", "biased_gelu_vjp_into", "broadcast_to",
     "cast", "computed_by", "concatenate", "contiguous", "copy", "copy_into", "copy_scaled", "cumsum", "device",
     "dtype", "empty", "empty_shared", "exp", "exp_rows", "exp_sum", "fill", "from_bytes", "from_dlpack",
