@@ -13,8 +13,8 @@ from mpipar.layout import Cut, Layout, Misfit, Replicate
 from mpipar.layout.layout import Fix
 from mpipar.layout.rules import Label, aligned, repeated, whole
 from mpipar.ops.arithmetic import linear_rule
-from mpipar.ops.base import Context, Vjps, op
-from mpipar.ops.unmade import Rows
+from mpipar.ops.base import Context, Gradient, Vjps, op
+from mpipar.ops.unmade import Fresh, Rows
 
 
 def softmax_rule(x: Layout, *, dim: int) -> Layout:
@@ -36,14 +36,26 @@ def norm_rule(x: Layout, *weights: Layout) -> Layout:
 
 @op(norm_rule)
 def layer_norm(context: Context, x: Array, gain: Array, bias: Array, *, eps: float) -> tuple[Array, Vjps]:
-    y, saved = context.xp.layer_norm(x, gain, bias, eps)
-    return y, lambda g: context.xp.layer_norm_vjp(g, x, gain, saved)
+    xp = context.xp
+    y, saved = xp.layer_norm(x, gain, bias, eps)
+
+    def vjp(g: Array) -> tuple[Gradient, ...]:
+        g_x, g_gain, g_bias = xp.layer_norm_vjp(g, x, gain, saved)
+        return Fresh(xp, g_x), g_gain, g_bias
+
+    return y, vjp
 
 
 @op(norm_rule)
 def rms_norm(context: Context, x: Array, gain: Array, *, eps: float) -> tuple[Array, Vjps]:
-    y, saved = context.xp.rms_norm(x, gain, eps)
-    return y, lambda g: context.xp.rms_norm_vjp(g, x, gain, saved)
+    xp = context.xp
+    y, saved = xp.rms_norm(x, gain, eps)
+
+    def vjp(g: Array) -> tuple[Gradient, ...]:
+        g_x, g_gain = xp.rms_norm_vjp(g, x, gain, saved)
+        return Fresh(xp, g_x), g_gain
+
+    return y, vjp
 
 
 def embedding_rule(table: Layout, ids: Layout) -> Layout:

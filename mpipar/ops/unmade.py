@@ -63,6 +63,31 @@ class Product(Unmade):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fresh(Unmade):
+    """A gradient that is made, in an array that nobody else has: a sum with another may be made in it."""
+
+    xp: Backend
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    def write_to(self, out: Array) -> None:
+        self.xp.copy_into(out, self.array)
+
+    def add_to(self, out: Array) -> None:
+        self.xp.add_into(out, self.array)
+
+    def made(self) -> Array:
+        return self.array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Rows(Unmade):
     """Row i of g (…, C) at rows[i] - first, those of one place summed: (V, C). Few of the rows are touched."""
 

@@ -249,6 +249,9 @@ def arrived(pending: Pending, node: Node, gradient: Gradient, xp: Backend) -> bo
         return True
     if found[2]:
         xp.add_into(found[1], gradient)
+    elif ours and gradient.dtype == found[1].dtype:
+        xp.add_into(gradient, found[1])
+        pending[node.number] = (node, gradient, True)
     else:
         pending[node.number] = (node, xp.as_array(xp.add(found[1], gradient)), True)
     return False

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from grids import ONE_AXIS, cpu_alone
 
-from mpipar import GraphError, Tensor, embedding, randn, tensor
+from mpipar import GraphError, Tensor, embedding, layer_norm, randn, rms_norm, tensor
 from mpipar.nn import vocab_parallel_linear_cross_entropy
 from mpipar.ops import Context, op
 from mpipar.ops.arithmetic import linear_rule
@@ -165,3 +165,21 @@ def test_what_it_is_made_of_is_free_before_the_next_vjp_runs(mesh):
     w = randn("w", (3, 3), mesh, requires_grad=True)
     (apply(looking, w * 1) + apply(at_once, w)).sum().backward()
     assert alive == [False]
+
+
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm], ids=["layer norm", "RMS norm"])
+def test_a_residual_sum_is_made_in_the_norms_gradient_and_changes_no_other(norm, mesh):
+    """x + norm(x): what comes in is handed on to x as it is, and added to; it stays what it was."""
+    x = randn("x", (2, 4, 3), mesh, dtype="float64", requires_grad=True)
+    weights = [tensor([1.0, 2.0, 3.0], mesh, dtype="float64") for _ in range(2 if norm is layer_norm else 1)]
+    below = x * 2
+    y = below + norm(below, *weights)
+    g = mesh.xp.full(y.local.shape, 0.5, "float64")
+    y.backward(Tensor(g, mesh, y.layout.dual), keep=True)
+    once = x.grad.numpy()
+    assert np.unique(mesh.xp.to_host(g)) == [0.5]
+    y.backward(Tensor(g, mesh, y.layout.dual))
+    np.testing.assert_allclose(x.grad.numpy(), 2 * once, rtol=1e-14)
+    apart = randn("x", (2, 4, 3), mesh, dtype="float64", requires_grad=True)
+    (apart * 2 + norm((apart * 2).clone(), *weights)).backward(Tensor(g, mesh, y.layout.dual))
+    np.testing.assert_allclose(once, apart.grad.numpy(), rtol=1e-14)
