@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from mpipar.errors import UsageError
 from mpipar.job.launcher import launched_size
 
 __all__ = ["COMMANDS", "main"]
+
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell says it
 
 COMMANDS = {
     "bench": bench.COMMAND,
@@ -33,7 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what the command line says; returns the exit code: 2 after a message about bad usage."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return run(words)
+        code = run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has enough, as `head` has
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # so that nothing is written at the end
+        return CLOSED_PIPE
     except UsageError as error:
         if launched_size() > 1:
             raise  # the hooks of mpipar.job say it once for all ranks

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -141,3 +144,19 @@ def test_under_mpirun_it_refuses_once(here: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("tokenize is the work of one process: start it without mpirun or srun") == 1
     assert not (here / "a.bin").exists()
+
+
+@pytest.mark.launches
+def test_who_reads_may_have_enough() -> None:
+    """As in `mpipar --help | head -1`: no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "mpipar", "--help"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
