@@ -178,13 +178,15 @@ class Patient:
 @names
 @piped
 def test_time_and_memory_are_those_of_the_schedule(name, monkeypatch):
-    """The bubble as executed within 10 % of its cost, or 2 % of the run, in one of three tries; live activations exactly."""
+    """The bubble as executed within 10 % of its cost, or 2 % of the run, once in three tries; live activations exactly."""
     schedule = make(name, SIZE, 2 * SIZE)
     expected = cost(schedule)
     model, parts = slow_pipeline(schedule)
     monkeypatch.setattr(model._comm, "transport", Patient(model._comm.transport))
     tries: list[float] = []
-    while len(tries) < 3 and not any(one == pytest.approx(expected.bubble, rel=0.1, abs=HOST) for one in tries):
+    while len(tries) < 3 and not any(
+        one == pytest.approx(expected.bubble, rel=0.1, abs=HOST) for one in tries
+    ):
         spent.clear()
         world().barrier()
         begin = time.perf_counter()
