@@ -178,7 +178,7 @@ class Patient:
 @names
 @piped
 def test_time_and_memory_are_those_of_the_schedule(name, monkeypatch):
-    """The bubble as executed within 10 % of its cost, or 2 % of the run, once in three tries; live activations exactly."""
+    """The bubble to 10 % of its cost or 2 % of the run, in one of three tries; live activations exactly."""
     schedule = make(name, SIZE, 2 * SIZE)
     expected = cost(schedule)
     model, parts = slow_pipeline(schedule)
