@@ -96,7 +96,6 @@ def test_a_tied_embedding_is_summed_over_its_two_stages_once(axes, make_mesh):
 # ---- how long it takes, and what is kept ------------------------------------------------------------------------
 
 SECONDS = 0.2  # of each part: far above what a busy machine takes to wake a rank
-HOST = 0.02  # of a run: what a host with other guests has taken to wake ranks
 spent: list[float] = []  # seconds of this rank's parts, as they were
 kept: set[int] = set()  # arrays that a vjp keeps
 
@@ -178,15 +177,13 @@ class Patient:
 @names
 @piped
 def test_time_and_memory_are_those_of_the_schedule(name, monkeypatch):
-    """The bubble to 10 % of its cost or 2 % of the run, in one of three tries; live activations exactly."""
+    """The bubble as executed within 10 % of its cost, in one of three tries; live activations exactly."""
     schedule = make(name, SIZE, 2 * SIZE)
     expected = cost(schedule)
     model, parts = slow_pipeline(schedule)
     monkeypatch.setattr(model._comm, "transport", Patient(model._comm.transport))
     tries: list[float] = []
-    while len(tries) < 3 and not any(
-        one == pytest.approx(expected.bubble, rel=0.1, abs=HOST) for one in tries
-    ):
+    while len(tries) < 3 and not any(one == pytest.approx(expected.bubble, rel=0.1) for one in tries):
         spent.clear()
         world().barrier()
         begin = time.perf_counter()
@@ -196,7 +193,7 @@ def test_time_and_memory_are_those_of_the_schedule(name, monkeypatch):
         assert not kept
         tries.append(1 - sum(busy for _, busy in found) / SIZE / max(seconds for seconds, _ in found))
     print(f"{name}: bubble {tries[-1]:.4f}, by its cost {expected.bubble:.4f}")
-    assert tries[-1] == pytest.approx(expected.bubble, rel=0.1, abs=HOST), tries
+    assert tries[-1] == pytest.approx(expected.bubble, rel=0.1), tries
 
 
 @names
