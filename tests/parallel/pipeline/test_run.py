@@ -1,17 +1,16 @@
 """How a step runs: what it sends, how long it waits, what it keeps, and that no message can block it.
 
-Stages of `Slow` sleep a fixed time for each part of their work, so that the machine's noise does not matter. A failure
-shows the seconds or the numbers beside those of the schedule's cost.
+Time is that of a clock which each part of the work of a stage `Slow` moves on, and which messages carry.
 """
 
 from __future__ import annotations
 
-import time
 import weakref
 from typing import Any
 
 import numpy as np
 import pytest
+from clocks import Clock, Clocked
 from grids import cpu_alone, one_device
 from pipelines import (
     GRIDS,
@@ -34,7 +33,7 @@ from mpipar.nn import Module
 from mpipar.ops import op
 from mpipar.ops.arithmetic import product_rule
 from mpipar.parallel import Pipeline, sync_gradients
-from mpipar.parallel.schedule import NAMES, Schedule, cost, make
+from mpipar.parallel.schedule import NAMES, Durations, Schedule, cost, make
 from mpipar.tensor import Tensor
 from mpipar.tensor.apply import apply
 from mpipar.testing import Tally, count_collectives
@@ -95,15 +94,9 @@ def test_a_tied_embedding_is_summed_over_its_two_stages_once(axes, make_mesh):
 
 # ---- how long it takes, and what is kept ------------------------------------------------------------------------
 
-SECONDS = 0.2  # of each part: far above what a busy machine takes to wake a rank
-spent: list[float] = []  # seconds of this rank's parts, as they were
+clock = Clock()
+durations = Durations()  # of the parts of `slow`
 kept: set[int] = set()  # arrays that a vjp keeps
-
-
-def work() -> None:
-    begin = time.perf_counter()
-    time.sleep(SECONDS)
-    spent.append(time.perf_counter() - begin)
 
 
 @op(product_rule)
@@ -112,14 +105,14 @@ def slow(context, x, w):
     saved = context.xp.copy(x)
     kept.add(id(saved))
     weakref.finalize(saved, kept.discard, id(saved))
-    work()
+    clock.work(durations.forward)
 
     def grad_x(g):
-        work()
+        clock.work(durations.backward_input)
         return g * w
 
     def grad_w(g):
-        work()
+        clock.work(durations.backward_weight)
         return (g * saved).sum()
 
     return saved * w, (grad_x, grad_w)
@@ -159,48 +152,32 @@ def slow_pipeline(schedule: Schedule, numbers: int = 1, stage: type = Slow) -> t
     return Pipeline(mesh, schedule, stages), [Part(here, numbers) for _ in range(schedule.micro_batches)]
 
 
-class Patient:
-    """A transport whose ranks sleep while they wait: by spinning they would take the cores from each other."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def run(self, step: Any) -> None:
-        request = self._inner.start(step)
-        while not request.test():
-            time.sleep(0.0002)
-
-
 @names
 @piped
-def test_time_and_memory_are_those_of_the_schedule(name, monkeypatch):
-    """The bubble as executed within 10 % of its cost, in one of three tries; live activations exactly."""
+@pytest.mark.parametrize("each", [Durations(), Durations(1, 1.25, 0.5, 0.0625), Durations(0.5, 2, 1, 0.25)])
+def test_time_and_memory_are_those_of_the_schedule(name, each, monkeypatch):
+    """Makespan, bubble and live activations as executed are exactly those of the schedule's cost."""
     schedule = make(name, SIZE, 2 * SIZE)
-    expected = cost(schedule)
+    expected = cost(schedule, *each)
     model, parts = slow_pipeline(schedule)
-    monkeypatch.setattr(model._comm, "transport", Patient(model._comm.transport))
-    tries: list[float] = []
-    while len(tries) < 3 and not any(one == pytest.approx(expected.bubble, rel=0.1) for one in tries):
-        spent.clear()
-        world().barrier()
-        begin = time.perf_counter()
-        model.forward_backward(parts)
-        found = world().allgather_object((time.perf_counter() - begin, sum(spent)))
-        assert model.live_at_most == expected.peak[world().rank]
-        assert not kept
-        tries.append(1 - sum(busy for _, busy in found) / SIZE / max(seconds for seconds, _ in found))
-    print(f"{name}: bubble {tries[-1]:.4f}, by its cost {expected.bubble:.4f}")
-    assert tries[-1] == pytest.approx(expected.bubble, rel=0.1), tries
+    here = Clock()
+    monkeypatch.setitem(globals(), "clock", here)
+    monkeypatch.setitem(globals(), "durations", each)
+    clocked = Clocked(model._comm.transport, here, each.send)
+    monkeypatch.setattr(model._comm, "transport", clocked)
+    model.forward_backward(parts)
+    clocked.close()
+    assert model.live_at_most == expected.peak[world().rank]
+    assert not kept
+    ends, worked = zip(*world().allgather_object((here.now, here.worked)), strict=True)
+    assert max(ends) == expected.makespan
+    assert 1 - sum(worked) / SIZE / max(ends) == pytest.approx(expected.bubble, rel=1e-12)
 
 
 @names
 @piped
-def test_activations_are_freed_as_soon_as_their_backward_has_run(name, monkeypatch):
+def test_activations_are_freed_as_soon_as_their_backward_has_run(name):
     """What the tape keeps is never more than the activations that the schedule says are live."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     schedule = make(name, SIZE, 2 * SIZE)
     most: list[int] = []
 
@@ -230,7 +207,7 @@ class Synchronous:
 
 
 class Wide(Slow):
-    """Without sleeping."""
+    """Without an operation of its own."""
 
     def __call__(self, x, noise=None):
         return (x * self.start if self.is_first else x) * self.w
