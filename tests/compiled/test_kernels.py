@@ -15,6 +15,7 @@ from mpipar.backend import numba as compiled
 from mpipar.backend import numpy as plain
 from mpipar.backend.numba.arithmetic import compiled as jit
 from mpipar.backend.numba.arithmetic import exp
+from mpipar.backend.numba.sums import BLOCK
 
 BOUND = {"float32": 1e-6, "float64": 1e-12}
 SHAPES = [(3, 7), (0, 4), (4, 0), (1, 1), (2, 3, 65), (130, 300)]
@@ -141,6 +142,17 @@ def test_products_and_sums(size, arrange, dtype):
 
     compare(added, dtype)
     compare(lambda xp: xp.affine(a, b, bias), dtype)
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
+def test_sum_of_squares(size, dtype):
+    """In float64, where the squares are no float32; NaN and infinity are seen wherever they are."""
+    x = numbers(1, (size,), dtype)
+    compare(lambda xp: xp.square_sum(x), dtype)
+    for last in (1e-30, 1e30, np.inf, np.nan):
+        x[-1:] = last
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(compiled.square_sum(x), plain.square_sum(x), rtol=1e-13)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)

@@ -21,6 +21,7 @@ from mpipar.testing import launch
 RNG = np.random.default_rng(0)
 X, G = RNG.normal(size=(37, 24)), RNG.normal(size=(37, 24))
 ROW, LSE, IDS = RNG.normal(size=24), RNG.normal(size=37), RNG.integers(-2, 26, 37)
+LONG = RNG.normal(size=3 * compiled.sums.BLOCK + 5)
 PAIRS = RNG.normal(size=(27, 2, 8))
 QKV, UPPER = RNG.normal(size=(2, 70, 3, 4, 8)), RNG.normal(size=(2, 70, 4, 8))
 
@@ -65,6 +66,7 @@ KERNELS = {
     "add": lambda: (compiled.add(X, G), compiled.add(X, ROW), compiled.add(X.T, G.T), compiled.add(LSE, LSE)),
     "add_into": copied(lambda x: compiled.add_into(x, G)),
     "sum": lambda: (compiled.sum(X, [0]), compiled.sum(UPPER, range(3)), compiled.sum(X), compiled.sum(X.T, [0])),
+    "square_sum": lambda: (compiled.square_sum(LONG), compiled.square_sum(X)),
     "sgd": copied(lambda x: compiled.sgd(x, G, np.ones_like(X), 0.1, 0.9, True, 0.1)),
     "adam": copied(lambda x: compiled.adam(x, G, np.ones_like(X), np.ones_like(X), 3, 0.1, 0.9, 0.99, 1e-8, 0.1, True)),
 }  # fmt: skip
@@ -96,6 +98,13 @@ def test_the_same_on_several_threads(name, count, workers):
     for ours, wanted in zip(leaves(KERNELS[name]()), alone, strict=True):
         assert ours.shape == wanted.shape
         assert np.abs(ours - wanted).max() <= 1e-13 * max(1, np.abs(wanted).max()), (name, count)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_norm_has_the_same_bits_on_several_threads(count, workers):
+    alone = compiled.square_sum(LONG)
+    workers.start(count)
+    assert compiled.square_sum(LONG) == alone
 
 
 def test_parts_make_up_all_rows_and_run_side_by_side(workers):

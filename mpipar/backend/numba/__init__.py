@@ -26,7 +26,7 @@ from mpipar.backend.numba.kernels import (
     swiglu,
     swiglu_vjp,
 )
-from mpipar.backend.numba.sums import add, add_into, sum
+from mpipar.backend.numba.sums import add, add_into, square_sum, sum
 from mpipar.backend.numba.start import compile_all
 from mpipar.backend.numba.table import add_rows, put_rows
 from mpipar.backend.numba.threads import workers
@@ -53,5 +53,6 @@ __all__ = [
     "adam", "add", "add_into", "add_product", "add_rows", "affine", "arena", "attention", "attention_vjp",
     "biased_gelu", "biased_gelu_vjp_into", "compile_all", "computed_by", "empty_shared", "exp_rows", "exp_sum",
     "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm", "layer_norm_vjp", "matmul", "put_rows",
-    "rms_norm", "rms_norm_vjp", "sgd", "softmax_minus_hot", "start_threads", "sum", "swiglu", "swiglu_vjp",
+    "rms_norm", "rms_norm_vjp", "sgd", "softmax_minus_hot", "square_sum", "start_threads", "sum", "swiglu",
+    "swiglu_vjp",
 ]  # fmt: skip

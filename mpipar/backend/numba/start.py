@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpipar.backend.numba import attend, biased, bits, folding, kernels, products, table, updates
+from mpipar.backend.numba import attend, biased, bits, folding, kernels, products, sums, table, updates
 
 
 def compile_all() -> None:
@@ -41,6 +41,7 @@ def _run_all(dtype: str) -> None:
     attend.attention_vjp(out, q, k, v, out, lse, 1.0, True)
     for outs, in_place in (([row], False), ([row, row], False), ([row, row], True)):
         folding.add_row(outs, row, row, in_place)
+    sums.square_sum(np.ones(sums.BLOCK + 1, dtype))
     bits.keep_mask(1, [np.arange(2), np.arange(4)], 0.5, dtype)
     updates.sgd(x, x.copy(), x.copy(), 0.1, 0.9, True, 0.0)
     updates.adam(x, x.copy(), x.copy(), x.copy(), 1, 0.1, 0.9, 0.99, 1e-8, 0.0, True)

@@ -1,4 +1,4 @@
-"""Sums of arrays on several threads of a rank: NumPy's own loops, each over a part of the rows."""
+"""Sums of arrays on several threads of a rank: each sums a part of the rows, most of them in NumPy's own loops."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpipar.backend.base import Array
+from mpipar.backend.numba.arithmetic import compiled
 from mpipar.backend.numba.threads import over, workers
 from mpipar.backend.numpy import arrays as plain
+
+BLOCK = 1 << 14  # numbers whose squares are summed first
 
 
 def add(x: Array, y: Array) -> Array:
@@ -42,6 +45,30 @@ def sum(x: Array, dims: Sequence[int] | None = None, keepdims: bool = False) -> 
 
     over(len(rows), rows.shape[1], of)
     return np.sum([found[start] for start in sorted(found)], 0, dtype=x.dtype) if len(found) > 1 else found[0]
+
+
+def square_sum(x: Array) -> Array:
+    """The sums of blocks, which are added in their order: the same bits on any number of threads."""
+    if x.size <= BLOCK or not alike(x, x):
+        return plain.square_sum(x)
+    flat, sums = x.reshape(-1), np.empty(-(-x.size // BLOCK))
+    over(len(sums), BLOCK, lambda part: _square_sums(flat[part.start * BLOCK :], sums[part]))
+    return np.array(np.sum(sums))
+
+
+@compiled()
+def _square_sums(x, sums):  # type: ignore[no-untyped-def]
+    for k in range(sums.size):
+        sums[k] = _square_sum(x[k * BLOCK : (k + 1) * BLOCK])
+
+
+@compiled()
+def _square_sum(x):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(x.size):
+        wide = np.float64(x[i])
+        total += wide * wide
+    return total
 
 
 def matrix(x: Array) -> Array:
