@@ -13,6 +13,7 @@ from mpipar.tensor import (
     Tensor,
     arange,
     attention,
+    bias_dropout_add,
     biased_gelu,
     concatenate,
     dropout,
@@ -48,8 +49,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError", "CommError", "GraphError", "LauncherError", "Mesh", "Partial", "PlacementError", "Replicate",
-    "Shard", "Tensor", "UsageError", "arange", "attention", "biased_gelu", "checkpoint", "concatenate", "dropout",
-    "einsum", "embedding", "feed_forward", "from_dlpack", "from_local", "full", "layer_norm", "maximum", "minimum",
-    "no_grad", "normal", "ones", "parameter", "randn", "receive", "repeat_interleave", "rms_norm", "rotary",
-    "self_attention", "stack", "swiglu", "tensor", "to_dlpack", "uniform", "where", "zeros",
+    "Shard", "Tensor", "UsageError", "arange", "attention", "bias_dropout_add", "biased_gelu", "checkpoint",
+    "concatenate", "dropout", "einsum", "embedding", "feed_forward", "from_dlpack", "from_local", "full",
+    "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones", "parameter", "randn", "receive",
+    "repeat_interleave", "rms_norm", "rotary", "self_attention", "stack", "swiglu", "tensor", "to_dlpack",
+    "uniform", "where", "zeros",
 ]  # fmt: skip

@@ -285,6 +285,7 @@ class DoubleBackend:
     affine, add_product = computed(cpu.affine), computed(cpu.add_product)
     gelu, gelu_vjp = computed(cpu.gelu), computed(cpu.gelu_vjp)
     biased_gelu, biased_gelu_vjp_into = computed(cpu.biased_gelu), computed(cpu.biased_gelu_vjp_into)
+    bias_dropout_add = computed(cpu.bias_dropout_add)
     softmax, softmax_vjp = computed(cpu.softmax), computed(cpu.softmax_vjp)
     layer_norm, layer_norm_vjp = computed(cpu.layer_norm), computed(cpu.layer_norm_vjp)
     rms_norm, rms_norm_vjp = computed(cpu.rms_norm), computed(cpu.rms_norm_vjp)

@@ -13,6 +13,7 @@ from mpipar import (
     Mesh,
     Tensor,
     attention,
+    bias_dropout_add,
     biased_gelu,
     concatenate,
     dropout,
@@ -318,6 +319,15 @@ NETWORK = {
     "tied head and cross-entropy": Case(
         lambda x, w, t: vocab_parallel_linear_cross_entropy(x, w, t, transposed=True),
         (Numbers((2, 5, 3)), Numbers((7, 3)), TARGETS),
+    ),
+    "bias, residual": Case(bias_dropout_add, numbers((2, 5, 3), (3,), (2, 5, 3))),
+    "bias, dropout, residual": Case(
+        lambda x, bias, residual: bias_dropout_add(x, bias, residual, 0.4, Noise(1, 2, 3), "here"),
+        numbers((2, 5, 3), (3,), (2, 5, 3)),
+    ),
+    "dropout, residual": Case(
+        lambda x, residual: bias_dropout_add(x, None, residual, 0.4, Noise(1, 2, 3), "here"),
+        numbers((2, 5, 3), (2, 5, 3)),
     ),
     "biased GELU": Case(biased_gelu, numbers((2, 5, 3), (3,))),
     "feed-forward": Case(feed_forward, numbers((5, 3), (3, 7), (7,), (7, 4))),

@@ -182,6 +182,9 @@ class Backend(Protocol):
     def biased_gelu_vjp_into(self, g: Array, x: Array, bias: Array) -> Array:
         """g ← g · gelu'(x + bias) in place, (N, F); its sum over the rows, the gradient of the bias: (F,)."""
 
+    def bias_dropout_add(self, x: Array, bias: Array | None, mask: Array | None, residual: Array) -> Array:
+        """residual + mask·(x + bias): (…, C), (C,), and twice (…, C) → (…, C). None: without a bias, with all of x."""
+
     def softmax(self, x: Array, dim: int) -> Array: ...
     def softmax_vjp(self, g: Array, y: Array, dim: int) -> Array: ...
     def layer_norm(self, x: Array, gain: Array, bias: Array, eps: float) -> tuple[Array, Any]:

@@ -131,9 +131,10 @@ class Block(Module):
         self.dropout_2 = Dropout(f"{name}.dropout_2", c.dropout)
 
     def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        x = x + self.dropout_1(self.attention(self.norm_1(x)), noise)
-        y = self.mlp(x, self.norm_2) if self.selective else self.mlp(self.norm_2(x))
-        return x + self.dropout_2(y, noise)
+        y, mlp = self.attention.unbiased(self.norm_1(x)), self.mlp
+        x = self.dropout_1.add(y, self.attention.out_bias, x, noise)
+        y = mlp.unbiased(x, self.norm_2) if self.selective else mlp.unbiased(self.norm_2(x))
+        return self.dropout_2.add(y, mlp.out_bias, x, noise)
 
 
 class GPT(Module):

@@ -44,12 +44,16 @@ class ParallelSelfAttention(Module):
         self.out_bias = zero_bias(f"{name}.out", (width,), mesh, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self.unbiased(x) + self.out_bias
+
+    def unbiased(self, x: Tensor) -> Tensor:
+        """Without the last bias, for who adds it together with what comes next."""
         if self.sequence_parallel:
             x = x.allgather(self.axis)  # (B, T, C), T whole
         qkv = x.contract(self.qkv, bias=self.qkv_bias)  # (B, T, 3, H, D), H sharded
         y = self_attention(qkv, causal=self.causal)  # (B, T, H, D)
         y = y.contract(self.out, n=2)  # (B, T, C), Partial
-        return reduced(y, self.axis, 1 if self.sequence_parallel else None) + self.out_bias
+        return reduced(y, self.axis, 1 if self.sequence_parallel else None)
 
 
 class ParallelGroupedAttention(Module):
@@ -86,7 +90,12 @@ class ParallelGroupedAttention(Module):
         )
         self.out = weight("out", (heads, inner, width), out_std, Shard(0))
 
+    out_bias: Tensor | None = None
+
     def __call__(self, x: Tensor) -> Tensor:
+        return self.unbiased(x)
+
+    def unbiased(self, x: Tensor) -> Tensor:
         if self.sequence_parallel:
             x = x.allgather(self.axis)  # (B, T, C), T whole
         q = x.contract(self.query)  # (B, T, H, D), H sharded

@@ -68,12 +68,16 @@ class RowParallelLinear(Module):
 
     def __call__(self, x: Tensor, before: Function | None = None, weights: Sequence[Tensor] = ()) -> Tensor:
         """Of ``before(x)`` where `before` is given, which is made again in backward and not kept; it uses `weights`."""
-        return self.after(product(x, self.weight, before, weights))
-
-    def after(self, y: Tensor) -> Tensor:
-        """What comes after the product y: the move, then the bias."""
-        y = reduced(y, self.axis, self.scatter)
+        y = self.unbiased(x, before, weights)
         return y if self.bias is None else y + self.bias
+
+    def unbiased(self, x: Tensor, before: Function | None = None, weights: Sequence[Tensor] = ()) -> Tensor:
+        """Without the bias, for who adds it together with what comes next."""
+        return self.moved(product(x, self.weight, before, weights))
+
+    def moved(self, y: Tensor) -> Tensor:
+        """The product y after its move."""
+        return reduced(y, self.axis, self.scatter)
 
 
 def reduced(y: Tensor, axis: str, scatter: int | None) -> Tensor:

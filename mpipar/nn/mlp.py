@@ -33,17 +33,26 @@ class ParallelMLP(Module):
         )  # fmt: skip
 
     def __call__(self, x: Tensor, before: LayerNorm | RMSNorm | None = None) -> Tensor:
+        assert self.out_bias is not None, "the product down has a bias"
+        return self.unbiased(x, before) + self.out_bias
+
+    @property
+    def out_bias(self) -> Tensor | None:
+        return self.down.bias
+
+    def unbiased(self, x: Tensor, before: LayerNorm | RMSNorm | None = None) -> Tensor:
+        """Without the last bias, for who adds it together with what comes next."""
         bias = self.up.bias
         assert bias is not None, "the product up has a bias"
         if before is not None:
             x = product(
                 x, self.up.weight, lambda x, *weights: self.gathered(before(x, *weights)), before.weights
             )
-            return self.down(x, lambda x, bias=bias: biased_gelu(x, bias), [bias])
+            return self.down.unbiased(x, lambda x, bias=bias: biased_gelu(x, bias), [bias])
         x = self.gathered(x)
         if x.dtype.itemsize == 2:  # as one operation it would keep no product of 16 bits but make it again
-            return self.down(biased_gelu(x.contract(self.up.weight), bias))
-        return self.down.after(feed_forward(x, self.up.weight, bias, self.down.weight))
+            return self.down.unbiased(biased_gelu(x.contract(self.up.weight), bias))
+        return self.down.moved(feed_forward(x, self.up.weight, bias, self.down.weight))
 
     def gathered(self, x: Tensor) -> Tensor:
         return x.allgather(self.axis) if self.sequence_parallel else x
@@ -74,7 +83,12 @@ class ParallelSwiGLU(Module):
             std=out_std, seed=seed, dtype=dtype,
         )  # fmt: skip
 
+    out_bias: Tensor | None = None
+
     def __call__(self, x: Tensor, before: LayerNorm | RMSNorm | None = None) -> Tensor:
+        return self.unbiased(x, before)
+
+    def unbiased(self, x: Tensor, before: LayerNorm | RMSNorm | None = None) -> Tensor:
         if before is not None:
             x = product(
                 x, self.gate_up, lambda x, *weights: self.gathered(before(x, *weights)), before.weights

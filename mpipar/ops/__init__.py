@@ -41,6 +41,7 @@ from mpipar.ops.elementwise import absolute, clone, exp, gelu, log, relu, sigmoi
 from mpipar.ops.feed_forward import biased_gelu, feed_forward
 from mpipar.ops.network import (
     attention,
+    bias_dropout_add,
     dropout,
     embedding,
     layer_norm,
@@ -57,12 +58,12 @@ from mpipar.ops.shape import concatenate, expand, pad, permute, repeat_interleav
 
 __all__ = [
     "Context", "Op", "absolute", "add", "add_number", "affine", "argmax", "argmin", "at_least_number",
-    "at_most_number", "attention", "biased_gelu", "clip", "clone", "concatenate", "contract", "cumsum", "divide",
-    "dropout", "einsum", "embedding", "equal", "equal_to_number", "exp", "expand", "feed_forward", "gather", "gelu",
-    "greater_than_number", "isfinite", "isnan", "layer_norm", "less", "less_equal", "less_than_number", "log",
-    "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "matmul", "max_",
-    "maximum", "mean", "min_", "minimum", "multiply", "negative", "not_equal", "op", "other_than_number", "pad",
-    "permute", "power", "reciprocal", "relu", "repeat_interleave", "reshape", "rms_norm", "rotary", "scale",
-    "scatter", "self_attention", "sigmoid", "silu", "slice_", "softmax", "sqrt", "square", "stack", "subtract",
-    "sum_", "swiglu", "take", "tanh", "var", "where",
+    "at_most_number", "attention", "bias_dropout_add", "biased_gelu", "clip", "clone", "concatenate", "contract",
+    "cumsum", "divide", "dropout", "einsum", "embedding", "equal", "equal_to_number", "exp", "expand",
+    "feed_forward", "gather", "gelu", "greater_than_number", "isfinite", "isnan", "layer_norm", "less",
+    "less_equal", "less_than_number", "log", "log_softmax", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "logsumexp", "matmul", "max_", "maximum", "mean", "min_", "minimum", "multiply", "negative",
+    "not_equal", "op", "other_than_number", "pad", "permute", "power", "reciprocal", "relu", "repeat_interleave",
+    "reshape", "rms_norm", "rotary", "scale", "scatter", "self_attention", "sigmoid", "silu", "slice_", "softmax",
+    "sqrt", "square", "stack", "subtract", "sum_", "swiglu", "take", "tanh", "var", "where",
 ]  # fmt: skip

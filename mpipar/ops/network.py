@@ -11,10 +11,10 @@ from functools import reduce
 from mpipar.backend import Array
 from mpipar.layout import Cut, Layout, Misfit, Replicate
 from mpipar.layout.layout import Fix
-from mpipar.layout.rules import Label, aligned, repeated, whole
+from mpipar.layout.rules import Label, aligned, broadcast, repeated, whole
 from mpipar.ops.arithmetic import linear_rule
 from mpipar.ops.base import Context, Gradient, Vjps, op
-from mpipar.ops.unmade import Fresh, Rows
+from mpipar.ops.unmade import Fresh, Rows, Summed
 
 
 def softmax_rule(x: Layout, *, dim: int) -> Layout:
@@ -170,7 +170,32 @@ def swiglu(context: Context, x: Array) -> tuple[Array, Vjps]:
 @op(linear_rule)
 def dropout(context: Context, x: Array, *, key: int, p: float, first_row: int) -> tuple[Array, Vjps]:
     """x times a mask that is a function of the global index: legal on every placement, Partial too."""
+    mask = drawn(context, key, p, first_row, x)
+    return x * mask, (lambda g: g * mask,)
+
+
+def drawn(context: Context, key: int, p: float, first_row: int, x: Array) -> Array:
+    """The mask of dropout for a result that is like x: 0, or 1 / (1 - p)."""
     index = context.index(context.out)
     index[0] = index[0] + first_row
-    mask = context.xp.keep_mask(key, index, p, x.dtype)
-    return x * mask, (lambda g: g * mask,)
+    return context.xp.keep_mask(key, index, p, x.dtype)
+
+
+def bias_dropout_add_rule(x: Layout, residual: Layout, *bias: Layout) -> Layout:
+    """Any cut, nothing owed."""
+    return broadcast([x, residual, *bias], "none")
+
+
+@op(bias_dropout_add_rule)
+def bias_dropout_add(
+    context: Context, x: Array, residual: Array, *bias: Array, key: int, p: float, first_row: int
+) -> tuple[Array, Vjps]:
+    """residual + dropout(x + bias): (…, C), (…, C), (C,) if at all → (…, C)."""
+    xp, is_biased = context.xp, bool(bias)
+    mask = drawn(context, key, p, first_row, x) if p else None
+
+    def vjp(g: Array) -> tuple[Gradient, ...]:
+        inner = g if mask is None else g * mask
+        return (inner, g, Summed(xp, inner)) if is_biased else (inner, g)
+
+    return xp.bias_dropout_add(x, bias[0] if bias else None, mask, residual), vjp

@@ -136,3 +136,28 @@ class Scaled(Unmade):
 
     def made(self) -> Array:
         return self.x * self.factor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summed(Unmade):
+    """The rows of x (…, C), summed: (C,)."""
+
+    xp: Backend
+    x: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.x.shape[-1:])
+
+    @property
+    def dtype(self) -> Any:
+        return self.x.dtype
+
+    def write_to(self, out: Array) -> None:
+        self.xp.copy_into(out, self.made())
+
+    def add_to(self, out: Array) -> None:
+        self.xp.add_into(out, self.made())
+
+    def made(self) -> Array:
+        return self.xp.sum(self.x, range(self.x.ndim - 1))

@@ -18,6 +18,7 @@ from mpipar.tensor.create import (
 )
 from mpipar.tensor.functions import (
     attention,
+    bias_dropout_add,
     biased_gelu,
     concatenate,
     dropout,
@@ -40,8 +41,8 @@ from mpipar.tensor.tape import no_grad
 from mpipar.tensor.tensor import Tensor
 
 __all__ = [
-    "Tensor", "arange", "attention", "biased_gelu", "concatenate", "dropout", "einsum", "embedding", "feed_forward",
-    "from_dlpack", "from_local", "full", "layer_norm", "maximum", "minimum", "no_grad", "normal", "ones",
-    "parameter", "randn", "receive", "repeat_interleave", "rms_norm", "rotary", "self_attention", "stack", "swiglu",
-    "tensor", "to_dlpack", "uniform", "where", "zeros",
+    "Tensor", "arange", "attention", "bias_dropout_add", "biased_gelu", "concatenate", "dropout", "einsum",
+    "embedding", "feed_forward", "from_dlpack", "from_local", "full", "layer_norm", "maximum", "minimum", "no_grad",
+    "normal", "ones", "parameter", "randn", "receive", "repeat_interleave", "rms_norm", "rotary", "self_attention",
+    "stack", "swiglu", "tensor", "to_dlpack", "uniform", "where", "zeros",
 ]  # fmt: skip

@@ -209,3 +209,30 @@ def dropout(x: Tensor, p: float, noise: Noise, name: str) -> Tensor:
     """
     bits = key(noise.seed, "dropout", name, noise.step)
     return apply(ops.dropout, x, key=bits, p=p, first_row=noise.first_row)
+
+
+def bias_dropout_add(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor,
+    p: float = 0.0,
+    noise: Noise | None = None,
+    name: str = "",
+) -> Tensor:
+    """residual + dropout(x + bias, p, noise, name), in one pass over memory: (…, C), (C,), (…, C) → (…, C).
+
+    The end of both halves of a transformer block. Any cut; nothing may be owed.
+    """
+    if x.shape != residual.shape or (bias is not None and bias.shape != x.shape[-1:]):
+        with_bias = "no bias" if bias is None else f"a bias {bias.layout}"
+        raise ValueError(
+            f"bias_dropout_add: {x.layout}, {with_bias} and a residual {residual.layout}; "
+            "(…, C), (C,) and (…, C) are wanted"
+        )
+    if p and noise is None:
+        raise TypeError(f"bias_dropout_add: p={p} wants a noise: pass noise=Noise(seed, step) and a name")
+    drawn = {"key": 0, "first_row": 0}
+    if noise is not None:
+        drawn = {"key": key(noise.seed, "dropout", name, noise.step), "first_row": noise.first_row}
+    operands = (x, residual) if bias is None else (x, residual, bias)
+    return apply(ops.bias_dropout_add, *operands, p=p, **drawn)

@@ -49,6 +49,13 @@ class TestFormulas:
         close(upper, plain.gradient(lambda x: plain.gelu(x + BIAS), rows, G[:, 0]))
         close(g_bias, plain.gradient(lambda bias: plain.gelu(rows + bias), BIAS, G[:, 0]))
 
+    def test_bias_dropout_add(self, memory: str) -> None:
+        x, mask, residual = (plain.disguised(value)[memory] for value in (X, G, X - G))
+        close(xp.bias_dropout_add(x, BIAS, None, residual), X - G + (X + BIAS))
+        close(xp.bias_dropout_add(x, BIAS, mask, residual), X - G + (X + BIAS) * G)
+        close(xp.bias_dropout_add(x, None, mask, residual), X - G + X * G)
+        close(xp.bias_dropout_add(x, None, None, residual), X - G + X)
+
     @pytest.mark.parametrize("dim", [0, 1, 2, -1])
     def test_softmax(self, memory: str, dim: int) -> None:
         y = plain.softmax(X, dim)
@@ -269,6 +276,8 @@ def test_arguments_stay_as_they_are() -> None:
     _, saved = xp.layer_norm(x, gain, bias, 1e-5)
     xp.layer_norm_vjp(g, x, gain, saved)
     xp.biased_gelu(x[0], bias), xp.biased_gelu_vjp_into(g[0].copy(), x[0], bias)
+    for maybe in (bias, None):
+        xp.bias_dropout_add(x, maybe, None, g), xp.bias_dropout_add(x, maybe, g, g)
     xp.gelu(x), xp.gelu_vjp(g, x), xp.sigmoid(x), xp.softmax_vjp(g, xp.softmax(x, 1), 1)
     _, saved = xp.rms_norm(x, gain, 1e-5)
     xp.rms_norm_vjp(g, x, gain, saved)

@@ -144,6 +144,16 @@ def test_products_and_sums(size, arrange, dtype):
     compare(lambda xp: xp.affine(a, b, bias), dtype)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (5,)], ids=str)
+@pytest.mark.parametrize("arrange", [np.copy, strided], ids=["side by side", "apart"])
+def test_bias_dropout_add(shape, arrange, dtype):
+    x, mask, residual = (arrange(numbers(k, shape, dtype)) for k in range(3))
+    operands = [
+        (x, bias, m, residual) for bias in (numbers(3, shape[-1:], dtype), None) for m in (mask, None)
+    ]
+    compare(lambda xp: tuple(xp.bias_dropout_add(*these) for these in operands), dtype)
+
+
 @pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
 def test_sum_of_squares(size, dtype):
     """In float64, where the squares are no float32; NaN and infinity are seen wherever they are."""

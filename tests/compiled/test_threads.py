@@ -48,6 +48,8 @@ def attention(batch, keys):
 KERNELS = {
     "gelu": lambda: (compiled.gelu(X), compiled.gelu_vjp(G, X)),
     "biased GELU": copied(lambda g: (compiled.biased_gelu(X, ROW), compiled.biased_gelu_vjp_into(g, X, ROW), g)),
+    "bias, residual": lambda: compiled.bias_dropout_add(X, ROW, None, G),
+    "bias, dropout, residual": lambda: compiled.bias_dropout_add(X, ROW, np.abs(G), G),
     "layer norm": lambda: compiled.layer_norm_vjp(G, X, ROW, compiled.layer_norm(X, ROW, ROW, 1e-5)[1]),
     "RMS norm": lambda: compiled.rms_norm_vjp(G, X, ROW, compiled.rms_norm(X, ROW, 1e-5)[1]),
     "SwiGLU": lambda: (compiled.swiglu(PAIRS), compiled.swiglu_vjp(PAIRS[:, 1], PAIRS)),

@@ -146,6 +146,20 @@ def test_dropout_is_off_in_evaluation_and_wants_noise_in_training(mesh):
             Dropout("drop", p)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_dropout_onto_a_residual_is_the_same_in_one_pass(p, mesh):
+    """The same mask, and the same numbers but for how they are rounded."""
+    layer, noise = Dropout("drop", p), Noise(1, 2)
+    x, residual = (mp.randn(name, (5, 3), mesh, **F64, tp=Shard(0)) for name in ("x", "residual"))
+    bias = mp.randn("bias", (3,), mesh, **F64)
+    for found, wanted in (
+        (layer.add(x, bias, residual, noise), residual + layer(x + bias, noise)),
+        (layer.add(x, None, residual, noise), residual + layer(x, noise)),
+        (layer.eval().add(x, bias, residual, None), residual + (x + bias)),
+    ):
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-14, atol=1e-15)
+
+
 def test_a_mask_depends_on_seed_step_name_and_row_alone(mesh):
     x = mp.ones((40, 30), mesh, **F64, tp=Shard(0))
     masks = [Dropout(name, 0.25)(x, noise).numpy() for name, noise in (

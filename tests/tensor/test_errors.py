@@ -164,6 +164,17 @@ def test_tensors_of_different_meshes_do_not_mix(mesh):
         (lambda x, y: mp.layer_norm(x, y, y), ValueError, "layer_norm"),
         (mp.biased_gelu, ValueError, r"biased_gelu: .*\(…, F\) and \(F,\) are wanted"),
         (
+            lambda x, y: mp.bias_dropout_add(x, y, x),
+            ValueError,
+            r"bias_dropout_add: .*\(C,\) and \(…, C\) are wanted",
+        ),
+        (lambda x, y: mp.bias_dropout_add(x, None, x[0]), ValueError, "no bias and a residual"),
+        (
+            lambda x, y: mp.bias_dropout_add(x, None, x, 0.5),
+            TypeError,
+            r"p=0.5 wants a noise: pass noise=Noise",
+        ),
+        (
             lambda x, y: mp.feed_forward(x, x.transpose(0, 1), x[0], y),
             ValueError,
             r"feed_forward: .*\(F, D\) are wanted",

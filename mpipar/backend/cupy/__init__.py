@@ -60,6 +60,7 @@ from mpipar.backend.cupy.host import (
 )
 from mpipar.backend.cupy.kernels import (
     add_rows,
+    bias_dropout_add,
     biased_gelu,
     biased_gelu_vjp_into,
     exp_rows,
@@ -106,12 +107,12 @@ def use(card: Card) -> None:
 
 __all__ = [
     "absolute", "adam", "add", "add_into", "add_product", "add_rows", "addresses", "affine", "arange", "arena",
-    "argmax", "as_array", "attention", "attention_vjp", "biased_gelu", "biased_gelu_vjp_into", "broadcast_to",
-    "cast", "computed_by", "concatenate", "contiguous", "copy", "copy_into", "copy_scaled", "cumsum", "device",
-    "dtype", "empty", "empty_shared", "exp", "exp_rows", "exp_sum", "fill", "from_bytes", "from_dlpack",
-    "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm", "layer_norm_vjp",
-    "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows", "rms_norm",
-    "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax", "softmax_minus_hot", "softmax_vjp",
-    "sqrt", "square_sum", "subtract_at", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh", "text",
+    "argmax", "as_array", "attention", "attention_vjp", "bias_dropout_add", "biased_gelu", "biased_gelu_vjp_into",
+    "broadcast_to", "cast", "computed_by", "concatenate", "contiguous", "copy", "copy_into", "copy_scaled",
+    "cumsum", "device", "dtype", "empty", "empty_shared", "exp", "exp_rows", "exp_sum", "fill", "from_bytes",
+    "from_dlpack", "from_host", "full", "gelu", "gelu_vjp", "is_floating", "item", "keep_mask", "layer_norm",
+    "layer_norm_vjp", "log", "matmul", "max", "maximum", "minimum", "name", "normal", "pick", "put_rows",
+    "rms_norm", "rms_norm_vjp", "rotary", "scale_into", "sgd", "sigmoid", "softmax", "softmax_minus_hot",
+    "softmax_vjp", "sqrt", "square_sum", "subtract_at", "sum", "swiglu", "swiglu_vjp", "take_rows", "tanh", "text",
     "to_dlpack", "to_host", "uniform", "use", "where", "widen", "wire", "zeros",
 ]  # fmt: skip

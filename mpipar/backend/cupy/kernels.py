@@ -41,6 +41,11 @@ def biased_gelu_vjp_into(g: Array, x: Array, bias: Array) -> Array:
     return cp.sum(g, 0)
 
 
+def bias_dropout_add(x: Array, bias: Array | None, mask: Array | None, residual: Array) -> Array:
+    y = x if bias is None else x + bias
+    return residual + (y if mask is None else y * mask)
+
+
 def _gelu_tanh(x: Array) -> Array:
     return cp.tanh((x * x * (CUBE * SLOPE) + SLOPE) * x)
 

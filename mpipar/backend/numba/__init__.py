@@ -10,7 +10,7 @@ from mpipar.backend.numpy import *  # noqa: F403  (all names of the contract, an
 from mpipar.backend.numba import blas
 from mpipar.backend.numba.attend import attention, attention_vjp
 from mpipar.backend.numba.products import add_product, affine, matmul  # type: ignore[assignment]
-from mpipar.backend.numba.biased import biased_gelu, biased_gelu_vjp_into
+from mpipar.backend.numba.biased import bias_dropout_add, biased_gelu, biased_gelu_vjp_into
 from mpipar.backend.numba.bits import keep_mask  # type: ignore[assignment]
 from mpipar.backend.numba.folding import fold
 from mpipar.backend.numba.kernels import (
@@ -51,8 +51,8 @@ def kernel_threads() -> int:
 
 __all__ = [
     "adam", "add", "add_into", "add_product", "add_rows", "affine", "arena", "attention", "attention_vjp",
-    "biased_gelu", "biased_gelu_vjp_into", "compile_all", "computed_by", "empty_shared", "exp_rows", "exp_sum",
-    "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm", "layer_norm_vjp", "matmul", "put_rows",
-    "rms_norm", "rms_norm_vjp", "sgd", "softmax_minus_hot", "square_sum", "start_threads", "sum", "swiglu",
-    "swiglu_vjp",
+    "bias_dropout_add", "biased_gelu", "biased_gelu_vjp_into", "compile_all", "computed_by", "empty_shared",
+    "exp_rows", "exp_sum", "gelu", "gelu_vjp", "keep_mask", "kernel_threads", "layer_norm", "layer_norm_vjp",
+    "matmul", "put_rows", "rms_norm", "rms_norm_vjp", "sgd", "softmax_minus_hot", "square_sum", "start_threads",
+    "sum", "swiglu", "swiglu_vjp",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""GELU of a product and a bias, which is added in the same pass over memory. Rows are (N, F)."""
+"""What follows a product, and its bias in the same pass over memory: GELU, or dropout and a residual."""
 
 from __future__ import annotations
 
@@ -12,11 +12,30 @@ from numba.extending import intrinsic
 from mpipar.backend.base import Array
 from mpipar.backend.numba.arithmetic import compiled, exp
 from mpipar.backend.numba.kernels import constants, sums_over
+from mpipar.backend.numba.sums import alike, matrix
 from mpipar.backend.numba.threads import over
+from mpipar.backend.numpy import kernels as plain
 from mpipar.backend.numpy.kernels import CUBE, SLOPE
 
 CHUNK = 256  # numbers of a row that are worked on while as many more are fetched
 LINE = 64  # bytes: of the cache
+
+
+def bias_dropout_add(x: Array, bias: Array | None, mask: Array | None, residual: Array) -> Array:
+    if not (x.ndim > 1 and all(alike(x, y) for y in (residual, mask) if y is not None)):
+        return plain.bias_dropout_add(x, bias, mask, residual)
+    out = np.empty(x.shape, x.dtype)
+    if bias is None:
+        bias = np.zeros(x.shape[-1], x.dtype)
+    rows, to, onto = matrix(x), matrix(out), matrix(residual)
+    if mask is None:
+        over(len(rows), rows.shape[1], lambda part: _bias_add(rows[part], bias, onto[part], to[part]))
+    else:
+        kept = matrix(mask)
+        over(len(rows), rows.shape[1], lambda part: _bias_dropout_add(
+            rows[part], bias, kept[part], onto[part], to[part]
+        ))  # fmt: skip
+    return out
 
 
 def biased_gelu(x: Array, bias: Array) -> Array:
@@ -30,6 +49,22 @@ def biased_gelu_vjp_into(g: Array, x: Array, bias: Array) -> Array:
     numbers = constants(x.dtype, 1, 2 * SLOPE, CUBE)
     (total,) = sums_over(x, 1, lambda part, sums: _biased_gelu_vjp(g[part], x[part], bias, sums, *numbers))
     return total
+
+
+@compiled()
+def _bias_add(x, bias, residual, out):  # type: ignore[no-untyped-def]
+    n, width = x.shape
+    for i in range(n):
+        for j in range(width):
+            out[i, j] = residual[i, j] + (x[i, j] + bias[j])
+
+
+@compiled()
+def _bias_dropout_add(x, bias, mask, residual, out):  # type: ignore[no-untyped-def]
+    n, width = x.shape
+    for i in range(n):
+        for j in range(width):
+            out[i, j] = residual[i, j] + (x[i, j] + bias[j]) * mask[i, j]
 
 
 @compiled()

@@ -26,6 +26,7 @@ def _run_all(dtype: str) -> None:
     row, columns, qkv = x[0], np.zeros(2, np.int64), np.ones((1, 2, 3, 1, 4), dtype)
     kernels.gelu_vjp(kernels.gelu(x), x)
     biased.biased_gelu_vjp_into(biased.biased_gelu(x, row), x, row)
+    biased.bias_dropout_add(x, row, None, x), biased.bias_dropout_add(x, row, x, x)
     y, saved = kernels.layer_norm(x, row, row, 1e-5)
     kernels.layer_norm_vjp(y, x, row, saved)
     y, saved = kernels.rms_norm(x, row, 1e-5)

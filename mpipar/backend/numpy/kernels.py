@@ -71,6 +71,14 @@ def biased_gelu_vjp_into(g: Array, x: Array, bias: Array) -> Array:
     return total
 
 
+def bias_dropout_add(x: Array, bias: Array | None, mask: Array | None, residual: Array) -> Array:
+    """The sum is made in the first array that is its own."""
+    y = x if bias is None else x + bias
+    if mask is not None:
+        y = np.multiply(y, mask, out=None if y is x else y)
+    return np.add(residual, y, out=None if y is x else y)
+
+
 def _multiply_by_slope(g: Array, v: Array) -> None:
     """Changes v, too."""
     slope = np.empty_like(v)
