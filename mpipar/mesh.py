@@ -66,7 +66,7 @@ class Mesh:
         self.size, self.here = len(ranks), world().rank in ranks
         self._comms: dict[tuple[str | None, ...], Comm] = {}  # None first: those that are apart
         self._parts: dict[tuple[tuple[int, ...], ...], Mesh] = {}  # by their places
-        self.plans: dict[tuple[Any, ...], Any] = {}  # what `tensor.apply` keeps of operations on this mesh
+        self.plans: dict[tuple[Any, ...], Any] = {}  # what is kept of operations and moves on this mesh
 
     @cached_property
     def rank(self) -> int:

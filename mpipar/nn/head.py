@@ -45,7 +45,8 @@ def vocab_parallel_linear_cross_entropy(
         x.is_floating and x.dtype.itemsize == 2
     ):  # a sum over thousands of rows has more digits than 16 bits hold
         x, weight = x.astype("float32"), weight.astype("float32")
-    comm = x.mesh[axis] if axis in weight.layout.cuts[words].axes else None
+    is_cut = axis in weight.layout.cuts[words].axes and x.mesh.shape[axis] > 1
+    comm = x.mesh[axis] if is_cut else None
     return apply(
         _linear_cross_entropy,
         x,

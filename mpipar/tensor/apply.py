@@ -14,6 +14,7 @@ from mpipar.tensor.narrow import lightest
 from mpipar.tensor.tape import Leaf, Node, is_recording, note_uses
 
 if TYPE_CHECKING:
+    from mpipar.mesh import Mesh
     from mpipar.tensor.tensor import Tensor
 
 PLANS = 10_000  # kept a mesh
@@ -104,10 +105,14 @@ def _plan(key: tuple[Any, ...], op: Op, operands: tuple[Tensor, ...], static: di
         narrow, computed = computed, mesh.xp.dtype("float32")
     context = Context(mesh.xp, layouts, shared(out), mesh.coords)
     plan = Plan(context, computed, narrow)
+    keep(mesh, key, plan)
+    return plan
+
+
+def keep(mesh: Mesh, key: tuple[Any, ...], plan: Any) -> None:
     if len(mesh.plans) >= PLANS:  # a program whose shapes never come back
         mesh.plans.clear()
     mesh.plans[key] = plan
-    return plan
 
 
 def common_dtype(op: Op, operands: tuple[Tensor, ...]) -> Any:

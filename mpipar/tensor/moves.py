@@ -17,7 +17,7 @@ from mpipar.blocks import offsets
 from mpipar.errors import PlacementError
 from mpipar.layout import Layout, Misfit, Partial, Placement, Replicate, Shard
 from mpipar.tensor.advice import advice
-from mpipar.tensor.apply import recorded
+from mpipar.tensor.apply import keep, recorded
 
 if TYPE_CHECKING:
     from mpipar.mesh import Mesh
@@ -122,6 +122,14 @@ def moved(x: Tensor, axes: Sequence[str], to: Placement) -> Tensor:
 
 def planned(x: Tensor, axes: tuple[str, ...], to: Placement) -> Move:
     """The move, with the axes outermost first. Raises PlacementError where a cut is not the innermost."""
+    key = (Move, x.layout, axes, to)
+    found: tuple[tuple[str, ...], Layout] | None = x.mesh.plans.get(key)
+    if found is None:
+        keep(x.mesh, key, found := _axes_and_end(x, axes, to))
+    return Move(x.mesh, found[0], x.layout, found[1])
+
+
+def _axes_and_end(x: Tensor, axes: tuple[str, ...], to: Placement) -> tuple[tuple[str, ...], Layout]:
     before = x.layout
     try:
         sources = {before.placement(axis) for axis in axes}
@@ -139,7 +147,7 @@ def planned(x: Tensor, axes: tuple[str, ...], to: Placement) -> Move:
         raise PlacementError(
             f"move of {name} {before} to {to} on {', '.join(axes)}:\n  {misfit.reason}.{''.join(write)}"
         ) from None
-    return Move(x.mesh, axes, before, after)
+    return axes, after
 
 
 def in_cut_order(layout: Layout, axes: tuple[str, ...]) -> tuple[str, ...]:

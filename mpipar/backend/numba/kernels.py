@@ -6,6 +6,7 @@ Each does what the NumPy kernel of its name does, to 1e-6 in float32 and 1e-12 i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -133,9 +134,10 @@ def sums_over(rows: Array, count: int, of: Callable[..., None]) -> list[Array]:
     return first
 
 
-def constants(dtype: Any, *values: float) -> list[Any]:
+@lru_cache(1000)  # of small arrays it takes longer to make them than to compute with them
+def constants(dtype: Any, *values: float) -> tuple[Any, ...]:
     """Numbers of the arrays' own dtype: one of float64 would widen a loop over float32."""
-    return [dtype.type(value) for value in values]
+    return tuple([dtype.type(value) for value in values])
 
 
 @compiled()

@@ -38,7 +38,7 @@ class Workers:
 
     def over(self, rows: int, width: int, part: Part) -> None:
         """Calls `part` with slices that make up range(rows), side by side where there is enough to do."""
-        parts = min(self.count, rows, max(1, rows * width // LEAST))
+        parts = 1 if self.count == 1 else min(self.count, rows, max(1, rows * width // LEAST))
         if parts <= 1:
             part(slice(0, rows))
             return
