@@ -16,6 +16,7 @@ from mpipar.backend import Array
 from mpipar.blocks import offsets
 from mpipar.errors import PlacementError
 from mpipar.layout import Layout, Misfit, Partial, Placement, Replicate, Shard
+from mpipar.layout.layout import shared
 from mpipar.tensor.advice import advice
 from mpipar.tensor.apply import keep, recorded
 
@@ -147,7 +148,7 @@ def _axes_and_end(x: Tensor, axes: tuple[str, ...], to: Placement) -> tuple[tupl
         raise PlacementError(
             f"move of {name} {before} to {to} on {', '.join(axes)}:\n  {misfit.reason}.{''.join(write)}"
         ) from None
-    return axes, after
+    return axes, shared(after)
 
 
 def in_cut_order(layout: Layout, axes: tuple[str, ...]) -> tuple[str, ...]:
