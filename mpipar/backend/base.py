@@ -132,7 +132,7 @@ class Backend(Protocol):
         """``out += x`` in the dtype of `out`."""
 
     def scale_into(self, out: Array, factor: Array) -> None:
-        """``out *= factor``, a 0-d array, in the dtype of `out`."""
+        """``out *= factor``, an array that broadcasts to `out`, in the dtype of `out`."""
 
     def fill(self, out: Array, value: float) -> None: ...
     def copy_into(self, out: Array, x: Array) -> None: ...

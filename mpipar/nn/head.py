@@ -108,7 +108,7 @@ def _linear_cross_entropy(
             above = xp.minimum(lse - top, FAR)
             share = (kept[part] * xp.exp(-above)).reshape(-1, 1)  # softmax(logits) · kept is z · share
             xp.subtract_at(z, t[part], first, xp.exp(above))
-            xp.copy_into(grad_rows[part], xp.matmul(z, w.T) * share)
+            xp.scale_into(xp.matmul(z, w.T, out=grad_rows[part]), share)
             scaled = rows[part] * share
             left, right = (z.T, scaled) if transposed else (scaled.T, z)
             if part.start:
