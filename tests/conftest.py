@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import hypothesis
 import pytest
 from double import DoubleBackend
+from grids import EVERY_DEVICE
 
 from mpipar import Mesh
 from mpipar.backend import Backend, cpu
@@ -29,9 +30,9 @@ HOME = choose(None).xp  # of MPIPAR_TEST_DEVICE
 DEVICES: dict[str, Backend] = {"cpu": cpu(), HOME.name: HOME, "double": DoubleBackend()}
 
 
-@pytest.fixture(params=["cpu", "double"] if HOME.name == "cpu" else [HOME.name])
+@pytest.fixture(params=EVERY_DEVICE)
 def device(request: pytest.FixtureRequest) -> str:
-    """A device by name: the CPU, and the double that refuses to be copied in silence; or a card alone."""
+    """A device by name: the CPU, and the double that refuses to be copied in silence; or what was asked for alone."""
     name: str = request.param
     return name
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mpipar.job import world
@@ -22,6 +24,8 @@ def grid_name(axes: dict[str, int]) -> str:
 two_axes = pytest.mark.parametrize("axes", TWO_AXES, ids=grid_name)
 all_grids = pytest.mark.parametrize("axes", GRIDS, ids=grid_name)
 HOME = choose(None).xp.name  # the CPU, or a card: MPIPAR_TEST_DEVICE
+# and the double (double.py), unless the device was named: its kernels are NumPy's, whatever those of the CPU are
+EVERY_DEVICE = [HOME] if os.environ.get("MPIPAR_TEST_DEVICE") else [HOME, "double"]
 cpu_alone = pytest.mark.parametrize("device", ["cpu"], indirect=True)  # wherever the suite runs
 one_device = pytest.mark.parametrize("device", [HOME], indirect=True)  # not the double
 # for what takes long: how ranks are arranged is no matter of the device
@@ -29,7 +33,7 @@ devices_and_grids = pytest.mark.parametrize(
     ("device", "axes"),
     [
         pytest.param(device, axes, id=f"{device}-{grid_name(axes)}")
-        for device, grids in ((HOME, GRIDS), *([("double", [ONE_AXIS, MIXED])] if HOME == "cpu" else []))
+        for device, grids in zip(EVERY_DEVICE, (GRIDS, [ONE_AXIS, MIXED]), strict=False)
         for axes in grids
     ],
     indirect=["device"],
