@@ -179,23 +179,29 @@ def test_the_cut_is_the_innermost_and_of_a_dim_that_is_long_enough():
 # ---- evaluation, sampling ------------------------------------------------------------------------------------------
 
 
+def seen(mesh, zero):
+    run = Zero(mesh, Setup(zero))
+    run.train(0, 2)
+    run.model.eval()
+    with no_grad():
+        losses = [
+            run.model.loss(part.tokens, part.targets).allreduce(*run.batches.axes, "tp").item()
+            for part in run.batches.validation(2)
+        ]
+    run.model.train()
+    return losses, sample(run.model, b"ab", 4), run.train(2, 4)
+
+
+@cache
+def seen_by_one_rank():
+    return seen(Mesh(ranks=[world().rank]), 0)
+
+
 @stages
 @meshes
 def test_evaluation_and_samples_are_those_of_one_rank(axes, zero, make_mesh):
-    def seen(mesh, zero):
-        run = Zero(mesh, Setup(zero))
-        run.train(0, 2)
-        run.model.eval()
-        with no_grad():
-            losses = [
-                run.model.loss(part.tokens, part.targets).allreduce(*run.batches.axes, "tp").item()
-                for part in run.batches.validation(2)
-            ]
-        run.model.train()
-        return losses, sample(run.model, b"ab", 4), run.train(2, 4)
-
     losses, text, after = seen(make_mesh(**axes), zero)
-    one_losses, one_text, one_after = seen(Mesh(ranks=[world().rank]), 0)
+    one_losses, one_text, one_after = seen_by_one_rank()
     np.testing.assert_allclose(losses, one_losses, rtol=BOUND)
     assert text == one_text
     np.testing.assert_allclose(after, one_after, rtol=BOUND)
