@@ -26,6 +26,7 @@ from mpipar.testing.witness import Witness, start_referee
 LAUNCHES = (
     "launches: the test starts mpirun itself (mpipar.testing.launch): it runs in the run on one rank only"
 )
+ALONE = "alone: the test needs no other rank: it runs in the run on one rank, and is not collected elsewhere"
 GPU = "gpu: the test needs a card: it runs where MPIPAR_TEST_DEVICE=gpu, and is not collected elsewhere"
 DEVICE = "MPIPAR_TEST_DEVICE"
 
@@ -48,6 +49,7 @@ def pytest_load_initial_conftests() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", LAUNCHES)
+    config.addinivalue_line("markers", ALONE)
     config.addinivalue_line("markers", GPU)
     if launcher.launched_size() > 1:
         try:
@@ -76,15 +78,21 @@ def own_temporary_directory(config: pytest.Config, rank: int) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if device_of_tests() == "cpu":
-        left_out = [item for item in items if item.get_closest_marker("gpu") is not None]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    left_out = [item for item in items if runs_elsewhere(item)]
+    items[:] = [item for item in items if not runs_elsewhere(item)]
+    config.hook.pytest_deselected(items=left_out)
     if launcher.launched_size() > 1:
         skip = pytest.mark.skip(reason="starts mpirun itself: runs in the run on one rank, without mpirun")
         for item in items:
             if item.get_closest_marker("launches") is not None:
                 item.add_marker(skip)
+
+
+def runs_elsewhere(item: pytest.Item) -> bool:
+    """Whether the test is of a card, which is not here, or of one rank, where there are several."""
+    if item.get_closest_marker("gpu") is not None and device_of_tests() == "cpu":
+        return True
+    return item.get_closest_marker("alone") is not None and launcher.launched_size() > 1
 
 
 class Ranks:

@@ -17,6 +17,8 @@ import pytest
 from mpipar.backend.numpy.arena import ALIGN, Memory
 from mpipar.backend.numpy.folding import fold
 
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 
 

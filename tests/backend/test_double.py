@@ -19,6 +19,8 @@ from double import DeviceArray, DoubleBackend
 from mpipar.backend import Backend
 from mpipar.backend import numpy as cpu
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def xp() -> DoubleBackend:

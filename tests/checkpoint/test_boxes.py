@@ -18,6 +18,8 @@ from mpipar.checkpoint.boxes import SPREAD, Box, held, misfit, whole, written
 from mpipar.layout import Layout, Shard
 from mpipar.layout.layout import Grid
 
+pytestmark = pytest.mark.alone
+
 Sizes = dict[str, int]
 
 

@@ -26,6 +26,8 @@ from mpipar.checkpoint import shard
 from mpipar.checkpoint.boxes import Box, whole
 from mpipar.checkpoint.shard import DTYPES, Entry, Piece, hash_of, read_fully, read_header, runs, write_shard
 
+pytestmark = pytest.mark.alone
+
 
 def piece(name: str, x: Any) -> Piece:
     return Piece(name, str(x.dtype), x.shape, lambda: iter([x.tobytes()]))

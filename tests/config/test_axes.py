@@ -7,6 +7,8 @@ import pytest
 from mpipar.config import AXES, parse_axes
 from mpipar.errors import UsageError
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("text", "axes"),

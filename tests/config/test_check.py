@@ -15,6 +15,8 @@ from mpipar.config.train import CHUNKS, SCHEDULES
 from mpipar.errors import UsageError
 from mpipar.parallel.schedule import NAMES, make
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("line", "ranks"),

@@ -17,6 +17,8 @@ from mpipar.config import TrainConfig, parse
 from mpipar.config.flags import flag, options, read, usage
 from mpipar.errors import UsageError
 
+pytestmark = pytest.mark.alone
+
 
 def flags(config: TrainConfig, joined: bool) -> list[str]:
     """The command line that says the config: ``--steps=3`` where joined, else ``--steps 3``."""

@@ -11,6 +11,8 @@ import pytest
 from mpipar.config import TrainConfig, parse
 from mpipar.errors import UsageError
 
+pytestmark = pytest.mark.alone
+
 FILE = """\
 from dataclasses import dataclass, replace
 from mpipar.config import TrainConfig

@@ -7,6 +7,8 @@ import pytest
 from mpipar.config.times import parse_limit, seconds
 from mpipar.errors import UsageError
 
+pytestmark = pytest.mark.alone
+
 DAY = 86_400
 
 

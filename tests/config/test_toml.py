@@ -19,6 +19,8 @@ from mpipar.config import TrainConfig, as_toml, check, parse
 from mpipar.config.flags import options
 from mpipar.errors import UsageError
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from mpipar.data import Corpus, TextBatches
 
+pytestmark = pytest.mark.alone
+
 COUNTED = b"".join(n.to_bytes(4, "big") for n in range(5000))
 
 

@@ -24,7 +24,7 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.launches  # once, where the suite runs on one rank: the examples say Mesh(ranks=[0])
+@pytest.mark.alone  # the examples say Mesh(ranks=[0])
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -23,7 +23,7 @@ from mpipar.errors import UsageError
 from mpipar.launch.script import Place, script
 from mpipar.launch.settings import Slurm, read
 
-pytestmark = pytest.mark.launches  # once: all of it is one process and bash
+pytestmark = pytest.mark.alone  # all of it is one process and bash
 
 
 def rendered(

@@ -12,6 +12,8 @@ from mpipar.config import TrainConfig
 from mpipar.errors import UsageError
 from mpipar.launch.settings import Slurm, read
 
+pytestmark = pytest.mark.alone
+
 Table = dict[str, Any]
 
 

@@ -15,6 +15,8 @@ from mpipar import Partial, Replicate, Shard
 from mpipar.blocks import balanced, offsets, spread
 from mpipar.layout import Cut, Grid, Layout, Misfit, dual
 
+pytestmark = pytest.mark.alone
+
 GRID = Grid(("dp", "tp", "cp"), (2, 3, 1), ("dp", "tp"))
 COORDS = list(product(range(2), range(3), range(1)))
 

@@ -14,6 +14,8 @@ from mpipar.layout import Cut, Grid, Layout, Misfit
 from mpipar.layout.rules import aligned, broadcast, reshaped, summed, whole
 from mpipar.testing.placements import placements_of
 
+pytestmark = pytest.mark.alone
+
 GRID = Grid(("dp", "tp"), (2, 3), ("dp", "tp"))
 
 

@@ -13,6 +13,8 @@ import pytest
 from mpipar.errors import UsageError
 from mpipar.log import Metrics, StepRecord
 
+pytestmark = pytest.mark.alone
+
 RECORD = StepRecord(
     step=1,
     loss=5.5,

@@ -11,6 +11,8 @@ import pytest
 from mpipar.errors import UsageError
 from mpipar.log import check_out, make_out, write_config
 
+pytestmark = pytest.mark.alone
+
 NOW = datetime(2026, 11, 24, 19, 30, 12)
 TEXT = "steps = 3\n"
 PREFIX = "cannot be written: "

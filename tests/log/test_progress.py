@@ -16,6 +16,8 @@ import pytest
 
 from mpipar.log import Progress, StepRecord, terminal
 
+pytestmark = pytest.mark.alone
+
 
 class Clock:
     """A clock that a test moves."""

@@ -6,6 +6,8 @@ import pytest
 
 from mpipar.log import WeightRow, duration, human_bytes, readable, weights_table
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("count", "text"),

@@ -14,6 +14,8 @@ from mpipar.profile.machine import peak_flops
 from mpipar.profile.plot import bars_of, plot, plotting
 from mpipar.profile.report import report, table
 
+pytestmark = pytest.mark.alone
+
 ABOUT = {"tokens": 1000, "flops": 4_000_000_000, "parameters": 1234, "computed_by": "NumPy"}
 
 

@@ -104,6 +104,10 @@ def test_skips():
 def test_launches():
     assert w.size == 1
 
+@pytest.mark.alone
+def test_alone():
+    assert w.size == 1
+
 @pytest.mark.parametrize("i", range(100))
 def test_many(i):
     pass
@@ -113,7 +117,7 @@ def test_many(i):
 def test_one_outcome_and_one_report_for_all_ranks(suite: Suite) -> None:
     done = suite(OUTCOMES, "-rsfE")
     out = done.stdout
-    counts = "3 failed, 102 passed, 3 skipped, 2 xfailed, 1 xpassed, 1 error"
+    counts = "3 failed, 102 passed, 3 skipped, 1 deselected, 2 xfailed, 1 xpassed, 1 error"
     assert (done.returncode, closing_lines(done)) == (1, [counts]), out + done.stderr
     assert "FAILED test_it.py::test_fails_on_two - rank 2: AssertionError: unhappy" in out
     assert "FAILED test_it.py::test_fails_everywhere - assert 1 == 2" in out
@@ -126,7 +130,7 @@ def test_one_outcome_and_one_report_for_all_ranks(suite: Suite) -> None:
 
 def test_one_rank_is_plain_pytest(suite: Suite) -> None:
     done = suite(OUTCOMES, n=1)
-    counts = "2 failed, 105 passed, 3 skipped, 1 xfailed, 1 xpassed"
+    counts = "2 failed, 106 passed, 3 skipped, 1 xfailed, 1 xpassed"
     assert (done.returncode, closing_lines(done)) == (1, [counts]), done.stdout + done.stderr
 
 

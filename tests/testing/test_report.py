@@ -9,6 +9,8 @@ import pytest
 
 from mpipar.testing.report import STRICT, Outcome, disagreement, failures, kind_of, outcome_of, settle
 
+pytestmark = pytest.mark.alone
+
 
 def report(outcome: str, longrepr: Any = None, **more: Any) -> Any:
     return SimpleNamespace(outcome=outcome, longrepr=longrepr, sections=[], **more)

@@ -12,6 +12,8 @@ import pytest
 from mpipar.errors import ScheduleError
 from mpipar.parallel.schedule import Action, Cost, Schedule, connect, cost, formula, interleaved, make
 
+pytestmark = pytest.mark.alone
+
 DURATIONS = [
     (1, 1, 1),
     (1, 2, 1),

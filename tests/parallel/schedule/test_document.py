@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from mpipar.parallel.schedule import make, read
 from mpipar.parallel.schedule.draw import as_mermaid
+
+pytestmark = pytest.mark.alone
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "pipeline.md").read_text(encoding="utf-8")
 

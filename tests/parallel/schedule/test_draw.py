@@ -12,6 +12,8 @@ from mpipar.errors import ScheduleError
 from mpipar.parallel.schedule import COMPUTATIONS, NAMES, Durations, Schedule, make
 from mpipar.parallel.schedule.draw import as_lines, as_mermaid, as_svg, title
 
+pytestmark = pytest.mark.alone
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 

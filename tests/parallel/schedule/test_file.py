@@ -13,6 +13,8 @@ from parallel.schedule.legal import random_schedule
 from mpipar.errors import ScheduleError
 from mpipar.parallel.schedule import NAMES, as_text, find, make, read, write
 
+pytestmark = pytest.mark.alone
+
 MINE = """\
 ranks = 2
 stages = 2

@@ -23,6 +23,8 @@ from mpipar.parallel.schedule import (
     zero_bubble,
 )
 
+pytestmark = pytest.mark.alone
+
 ALL = [(name, 1) for name in NAMES if name != "interleaved"] + [("interleaved", v) for v in (1, 2, 3, 4)]
 
 
