@@ -30,6 +30,10 @@ HOME = choose(None).xp  # of MPIPAR_TEST_DEVICE
 DEVICES: dict[str, Backend] = {"cpu": cpu(), HOME.name: HOME, "double": DoubleBackend()}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu: the meshes of the test are on the CPU, wherever the suite runs")
+
+
 @pytest.fixture(params=EVERY_DEVICE)
 def device(request: pytest.FixtureRequest) -> str:
     """A device by name: the CPU, and the double that refuses to be copied in silence; or what was asked for alone."""

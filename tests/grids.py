@@ -26,7 +26,9 @@ all_grids = pytest.mark.parametrize("axes", GRIDS, ids=grid_name)
 HOME = choose(None).xp.name  # the CPU, or a card: MPIPAR_TEST_DEVICE
 # and the double (double.py), unless the device was named: its kernels are NumPy's, whatever those of the CPU are
 EVERY_DEVICE = [HOME] if os.environ.get("MPIPAR_TEST_DEVICE") else [HOME, "double"]
-cpu_alone = pytest.mark.parametrize("device", ["cpu"], indirect=True)  # wherever the suite runs
+cpu_alone = pytest.mark.parametrize(  # wherever the suite runs
+    "device", [pytest.param("cpu", marks=pytest.mark.cpu)], indirect=True
+)
 one_device = pytest.mark.parametrize("device", [HOME], indirect=True)  # not the double
 # for what takes long: how ranks are arranged is no matter of the device
 devices_and_grids = pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from grids import cpu_alone
+from grids import one_device
 from parallel.matrix import BOUND, RANKS, Combination, choices, matrix, most_on, pairs, said, serial, worst
 
 from mpipar.job import world
@@ -29,13 +29,13 @@ def name_of(c: Combination) -> str:
     return f"{c.mesh}: {c.options}"
 
 
-@cpu_alone
+@one_device
 @pytest.mark.parametrize("c", FITTING, ids=name_of)
 def test_a_combination_gives_the_curve_of_one_rank(c, device):
     assert max(worst(c)) <= BOUND, worst(c)
 
 
-@cpu_alone
+@one_device
 def test_a_wrong_mask_or_weight_would_show(device):
     """And the serial run learns."""
     c = Combination((SIZE, 1, 1))
