@@ -26,6 +26,7 @@ from pipelines import (
 
 from mpipar import GraphError, Mesh, Shard, UsageError, parameter, tensor
 from mpipar.comm.mpi import Mpi
+from mpipar.comm.steps import LAST_TAG
 from mpipar.job import world
 from mpipar.layout import Layout
 from mpipar.models import split_layers
@@ -252,7 +253,7 @@ def test_what_does_not_fit_is_refused(make_mesh):
     with pytest.raises(
         UsageError, match=r"more messages than MPI has tags \(32765\): take larger micro-batches"
     ):
-        pipeline_on(mesh, make("gpipe", SIZE, 20_000), config)
+        pipeline_on(mesh, make("gpipe", SIZE, LAST_TAG // (2 * SIZE) + 1), config)
     with pytest.raises(UsageError, match="3 layers over 4 stages: each stage needs at least one layer"):
         split_layers(3, 4)
     assert [len(blocks) for blocks in split_layers(7, 4)] == [2, 2, 2, 1]
