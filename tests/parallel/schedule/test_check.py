@@ -18,8 +18,6 @@ from parallel.schedule.legal import random_schedule, runs
 from mpipar.errors import ScheduleError, UsageError
 from mpipar.parallel.schedule import KINDS, SYNC, Action, Schedule, check, cost, one_f_one_b, zero_bubble
 
-pytestmark = pytest.mark.alone
-
 SEEDS = st.integers(0, 2**32).map(Random)  # much quicker than st.randoms()
 Lists = list[list[Action]]
 
