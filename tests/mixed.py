@@ -22,9 +22,10 @@ class Mixed:
     """`spoil(step, model)` may change gradients before they are synced."""
 
     def __init__(
-        self, mesh: Mesh, dtype: str, sequence: bool = False, spoil: Callable[[int, GPT], None] | None = None
-    ) -> None:
-        shape = GPTConfig(256, CONTEXT, 2, 5, 20, 0.1, sequence, seed=3, dtype=dtype)
+        self, mesh: Mesh, dtype: str, sequence: bool = False, spoil: Callable[[int, GPT], None] | None = None,
+        seed: int = 3,
+    ) -> None:  # fmt: skip
+        shape = GPTConfig(256, CONTEXT, 2, 5, 20, 0.1, sequence, seed=seed, dtype=dtype)
         self.mesh, self.model, self.spoil = mesh, GPT(shape, mesh), spoil
         self.optimizer = AdamW(self.model.parameters(), 0.002)
         self.scale = LossScale(1024.0 if dtype == "float16" else 1.0, double_after=4)

@@ -2,10 +2,15 @@
 
 The unit u is the last digit of 1: 2⁻⁷ in bfloat16, 2⁻¹⁰ in float16; a rounding changes a number by u/2 of it at most.
 What is rounded are the results of operations, and over tp the products before they are summed (their sums are float32).
-A gradient passes about 20 roundings, which add up as a random walk does, to some 2 u, and Adam makes the difference of
-the weights grow. The loss is a mean of 30 terms in which they cancel. Bounds at every step: 4 u of the norm and u/8 of
-the loss; measured on 4 ranks 1.9 u and u/16. Over dp nothing more is rounded than on one rank; sums in another order
-turn a rounding here and there: measured 0.1 u and u/160, bounds u/4 and u/64.
+A gradient passes about 20 roundings, which add up as a random walk does, to some 2 u. The loss is a mean of 30 terms in
+which they cancel: in the first step u/64 bounds it, and u/2 the norm of the gradient; measured u/340 and u/9.
+
+Adam makes the difference of the weights grow: where a gradient is next to nothing its rounding decides which way a
+weight goes, and one run in twelve is then ten times as far from another as most are. So over all steps the median of
+three runs is bounded, of the root of the mean square: u/16 of the loss, 2 u of the norm; measured u/100 and 0.42 u.
+
+Over dp nothing more is rounded than on one rank; sums in another order turn a rounding here and there: measured 0.1 u
+and u/160 at most in any step, bounds u/4 and u/64.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from mpipar.models import GPT, GPTConfig
 from mpipar.random import Noise
 
 UNIT = {"bfloat16": 2**-7, "float16": 2**-10}
-STEPS = 20
+STEPS, SEEDS = 20, (3, 4, 5)
 DTYPE = pytest.mark.parametrize("dtype", UNIT)
 
 
@@ -33,15 +38,23 @@ Curve = list[tuple[float, float, float]]
 
 
 @cache
-def serial(dtype: str) -> Curve:
+def serial(dtype: str, seed: int) -> Curve:
     """On one rank alone, on each."""
-    return Mixed(Mesh(ranks=[world().rank], device="cpu"), dtype).train(0, STEPS)
+    return Mixed(Mesh(ranks=[world().rank], device="cpu"), dtype, seed=seed).train(0, STEPS)
 
 
-def apart(run: Mixed, other: Curve) -> tuple[float, float]:
-    """The largest relative difference of the losses, and of the gradient norms."""
-    pairs = list(zip(run.train(0, STEPS), other, strict=True))
-    return tuple(max(abs(x[k] - y[k]) / abs(y[k]) for x, y in pairs) for k in (0, 1))
+def apart(run: Mixed, other: Curve) -> np.ndarray:
+    """The relative differences of the losses and of the gradient norms, (steps, 2)."""
+    mine, theirs = (np.array(curve)[:, :2] for curve in (run.train(0, STEPS), other))
+    return np.abs(mine / theirs - 1)
+
+
+def check_roundings(found: list[np.ndarray], u: float) -> None:
+    """Of several runs: see the head of this file."""
+    for differences in found:
+        assert (differences[0] <= (u / 64, u / 2)).all(), differences[0] / u
+    typical = np.median([np.sqrt((differences**2).mean(0)) for differences in found], axis=0)
+    assert (typical <= (u / 16, 2 * u)).all(), typical / u
 
 
 @cpu_alone
@@ -50,18 +63,22 @@ def apart(run: Mixed, other: Curve) -> tuple[float, float]:
 @pytest.mark.parametrize("axes", TWO_AXES, ids=grid_name)
 def test_a_mesh_agrees_with_one_rank(axes, sequence, dtype, make_mesh):
     mesh, u = make_mesh(**axes), UNIT[dtype]
-    loss, norm = apart(Mixed(mesh, dtype, sequence), serial(dtype))
-    assert loss <= (u / 8 if axes["tp"] > 1 else u / 64), loss / u
-    assert norm <= (4 * u if axes["tp"] > 1 else u / 4), norm / u
+    if axes["tp"] == 1:
+        largest = apart(Mixed(mesh, dtype, sequence), serial(dtype, SEEDS[0])).max(0)
+        assert (largest <= (u / 64, u / 4)).all(), largest / u
+    else:
+        check_roundings(
+            [apart(Mixed(mesh, dtype, sequence, seed=seed), serial(dtype, seed)) for seed in SEEDS], u
+        )
 
 
 @cpu_alone
 @DTYPE
 def test_it_follows_float32(dtype, make_mesh):
-    mesh, u = make_mesh(**TWO_AXES[0]), UNIT[dtype]
-    loss, norm = apart(Mixed(mesh, dtype), Mixed(mesh, "float32").train(0, STEPS))
-    assert loss <= u / 8, loss / u
-    assert norm <= 4 * u, norm / u
+    mesh = make_mesh(**TWO_AXES[0])
+    check_roundings([
+        apart(Mixed(mesh, dtype, seed=seed), Mixed(mesh, "float32", seed=seed).train(0, STEPS)) for seed in SEEDS
+    ], UNIT[dtype])  # fmt: skip
 
 
 @DTYPE
