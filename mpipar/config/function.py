@@ -75,7 +75,8 @@ def from_file(path: str) -> ModuleType:
     assert spec.loader is not None, "a file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[MODULE] = module  # its dataclasses look themselves up there
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a run that is refused leaves no __pycache__
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a run that is refused leaves no __pycache__
     try:
         spec.loader.exec_module(module)
     finally:
