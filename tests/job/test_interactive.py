@@ -118,7 +118,7 @@ class Notebook:
         return self.answer(self.client.execute(cell))
 
     def answer(self, asked: str) -> tuple[str, str]:
-        printed, error = "", ""
+        printed = ""
         while True:
             message = self.client.get_iopub_msg(timeout=WAIT)
             kind, content = message["msg_type"], message["content"]
@@ -126,10 +126,15 @@ class Notebook:
                 continue
             if kind == "stream":
                 printed += content["text"]
-            elif kind == "error":
-                error = content["ename"]
             elif kind == "status" and content["execution_state"] == "idle":
-                return printed, error
+                return printed, self.reply(asked).get("ename", "")
+
+    def reply(self, asked: str) -> dict[str, Any]:
+        """How the kernel says that the cell ended."""
+        while True:
+            message: dict[str, Any] = self.client.get_shell_msg(timeout=WAIT)
+            if message["parent_header"].get("msg_id") == asked:
+                return message["content"]  # type: ignore[no-any-return]
 
     def interrupt_when_printed(self, cell: str, word: str) -> tuple[str, str]:
         """Ctrl-C while the cell runs, once it has said the word."""
